@@ -1,0 +1,63 @@
+"""Interpolation along the axis of the given sections: nearest, linear, cubic. Nothing is learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from scipy.interpolate import CubicSpline
+
+from xdiff.checkpoint import read_weights
+from xdiff.observation import Observation
+from xdiff.planes import Plane, project
+
+NEEDED = {"nearest": 1, "linear": 2, "cubic": 4}
+
+
+def load(weights: Path) -> Interpolation:
+    _, config = read_weights(weights)
+    return Interpolation(config["params"].get("kind", ""))
+
+
+class Interpolation:
+    """Beyond the outermost given sections all three repeat the nearest one: extrapolated splines explode."""
+
+    def __init__(self, kind: str) -> None:
+        if kind not in NEEDED:
+            raise ValueError(f"methods.*.params.kind is {kind!r}, expected one of {tuple(NEEDED)}")
+        self.kind = kind
+
+    def reconstruct(
+        self, observation: Observation, steps: int, estimate: str, generator: np.random.Generator
+    ) -> tuple[np.ndarray, None, int]:
+        """Volume (C, X, Y, Z) in units of the observation's scale; the standard deviation is unknown; no evaluations."""
+        axis, indices, sections = _one_axis(observation)
+        if len(indices) < NEEDED[self.kind]:
+            raise ValueError(
+                f"{self.kind} interpolation of {len(indices)} sections, expected at least {NEEDED[self.kind]}"
+            )
+        rows = np.clip(np.arange(observation.shape[axis]), indices[0], indices[-1])
+        stacked = _interpolate(self.kind, indices, sections, rows)
+        volume = np.ascontiguousarray(np.moveaxis(stacked, 0, axis + 1), dtype=np.float32)
+        return project(volume, observation.sections, observation.planes), None, 0
+
+
+def _interpolate(kind: str, indices: np.ndarray, sections: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Sections (K, C, h, w) at `indices` to all `rows`: (n, C, h, w)."""
+    if kind == "cubic":
+        return CubicSpline(indices, sections, axis=0)(rows)
+    if kind == "nearest":
+        return sections[np.abs(rows[:, None] - indices).argmin(axis=1)]
+    right = np.clip(np.searchsorted(indices, rows), 1, len(indices) - 1)
+    share = ((rows - indices[right - 1]) / (indices[right] - indices[right - 1]))[:, None, None, None]
+    return sections[right - 1] * (1 - share) + sections[right] * share
+
+
+def _one_axis(observation: Observation) -> tuple[int, np.ndarray, np.ndarray]:
+    """Axis, sorted indices (K,) and their sections (K, C, h, w)."""
+    planes = observation.planes
+    if not all(isinstance(p, Plane) for p in planes) or len({p.axis for p in planes}) != 1:
+        raise ValueError(f"interpolation along one axis, given {[p.name for p in planes]}")
+    order = np.argsort([p.index for p in planes])
+    indices = np.array([planes[i].index for i in order])
+    return planes[0].axis, indices, np.stack([observation.sections[i] for i in order]).astype(np.float64)

@@ -1,0 +1,103 @@
+"""Rows that need no network: zeros, the mean template, retrieval and the linear-Gaussian estimate.
+
+One module, one `kind` each. A method that does not beat these has shown nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from xdiff.checkpoint import Tensors, read_weights
+from xdiff.data.split import Split
+from xdiff.data.store import Store
+from xdiff.gaussian import LinearGaussian, Posterior
+from xdiff.gaussian_fit import fit, training_rows, with_mirror
+from xdiff.observation import Observation
+from xdiff.planes import project
+
+KINDS = ("zeros", "mean_template", "retrieval", "gaussian")
+
+
+def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
+    """Keep the training volumes, as float16 (the store's own precision); for `gaussian` also fit its hyperparameters."""
+    kind = _kind(params)
+    if kind == "zeros":
+        return {}
+    if kind == "gaussian":
+        return gaussian_tensors(fit(store, split, params.get("max_volumes", 400)))
+    rows, _ = training_rows(store, split.side("train"), params.get("max_volumes", 400))
+    half = rows[: len(rows) // 2]
+    return {"mean": rows.mean(axis=0)} if kind == "mean_template" else {"rows": half.astype(np.float16)}
+
+
+def load(weights: Path) -> Trivial:
+    tensors, config = read_weights(weights)
+    return Trivial(_kind(config["params"]), tensors)
+
+
+def gaussian_tensors(model: LinearGaussian) -> Tensors:
+    """A fitted core as arrays to save; mirror images are made again on loading."""
+    rows = model.rows[: model.n_rows // 2]
+    dtype = np.float16 if np.array_equal(rows.astype(np.float16).astype(np.float32), rows) else np.float32
+    return {
+        "rows": rows.astype(dtype),
+        "lambdas": model.lambdas,
+        "lengths_mm": model.lengths_mm,
+        "inflation": model.inflation,
+    }
+
+
+def gaussian_model(tensors: Tensors) -> LinearGaussian:
+    rows = with_mirror(tensors["rows"].astype(np.float32))
+    return LinearGaussian(rows, tensors["lambdas"], tensors["lengths_mm"], tensors["inflation"])
+
+
+class Trivial:
+    """One of the trivial rows, ready to reconstruct."""
+
+    def __init__(self, kind: str, tensors: Tensors) -> None:
+        self.kind, self.tensors = kind, tensors
+        if kind in ("retrieval", "gaussian"):
+            fitted = {"lambdas", "lengths_mm", "inflation"} <= set(tensors)
+            rows = tensors["rows"]
+            self.model = gaussian_model(tensors) if fitted else LinearGaussian(with_mirror(rows.astype(np.float32)))
+
+    def reconstruct(
+        self, observation: Observation, steps: int, estimate: str, generator: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray | None, int]:
+        """Volume (C, X, Y, Z) in units of the observation's scale, standard deviation or None, 0 section evaluations."""
+        if estimate != "mean" and self.kind != "gaussian":
+            raise ValueError(f"{self.kind} is deterministic: estimate is {estimate!r}, expected 'mean'")
+        if self.kind == "zeros":
+            return np.zeros((len(observation.contrasts), *observation.shape), dtype=np.float32), None, 0
+        if self.kind == "mean_template":
+            return project(self.tensors["mean"], observation.sections, observation.planes), None, 0
+        if self.kind == "retrieval":
+            return self._retrieve(observation), None, 0
+        return (*_gaussian(self.model.posterior(observation), estimate, generator), 0)
+
+    def _retrieve(self, observation: Observation) -> np.ndarray:
+        """The training volume (or mirror image) whose sections are nearest to the given ones, with these put in."""
+        squares = np.diag(self.model.gram(observation.planes))
+        nearest = int(np.argmin(squares - 2 * self.model.inner(observation)))
+        return project(self.model.rows[nearest], observation.sections, observation.planes)
+
+
+def _gaussian(
+    posterior: Posterior, estimate: str, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray | None]:
+    if estimate == "mean":
+        return posterior.mean, posterior.std()
+    if estimate == "sample":
+        return posterior.sample(generator), None
+    count = int(estimate.removeprefix("mean_of_"))
+    return np.mean([posterior.sample(generator) for _ in range(count)], axis=0).astype(np.float32), None
+
+
+def _kind(params: dict) -> str:
+    kind = params.get("kind")
+    if kind not in KINDS:
+        raise ValueError(f"methods.*.params.kind is {kind!r}, expected one of {KINDS}")
+    return kind

@@ -1,0 +1,73 @@
+# What every rule needs: the checked configuration, the list of jobs, and where things are.
+import os
+from pathlib import Path
+
+import xdiff.config as xcfg
+from xdiff.errors import InputError
+
+try:
+    CFG = xcfg.from_dict(xcfg.Config, config)
+except InputError as error:
+    raise WorkflowError(str(error)) from error
+
+JOBS = xcfg.jobs(CFG)
+SHARDS = [f"{i}-of-{CFG.run.shards}" for i in range(1, CFG.run.shards + 1)]
+EMBEDDED = ("phantom-brain", "gaussian-field")
+DATA_ROOT = Path(os.environ.get("XDIFF_DATA_ROOT", CFG.data_root))
+
+if not JOBS:
+    raise WorkflowError("run: selects no job: `only` of the chosen cohorts, grids, methods and sweeps exclude each other")
+
+
+wildcard_constraints:
+    cohort="[^/@]+",
+    grid="[^/@]+",
+    method="[^/@]+",
+    trained_on="[^/@]+",
+    sweep="[^/@]+",
+    shard="[0-9]+-of-[0-9]+",
+
+
+def root_of(cohort):
+    """Folder of a raw cohort: made by us, or below data_root (command line) or XDIFF_DATA_ROOT (environment)."""
+    entry = CFG.cohorts[cohort]
+    return f"results/raw/{cohort}" if entry.layout in EMBEDDED else str(DATA_ROOT / (entry.root or cohort))
+
+
+def raw_of(cohort):
+    """What must exist before a cohort can be read."""
+    return f"results/raw/{cohort}/generated.txt" if CFG.cohorts[cohort].layout in EMBEDDED else []
+
+
+def split_file_of(cohort):
+    """Command line of a committed split, or nothing."""
+    file = CFG.cohorts[cohort].split.file
+    return f"--file {Path(workflow.basedir) / file}" if file else ""
+
+
+def split_of(cohort):
+    return f"results/data/{cohort}/split.tsv"
+
+
+def store_of(cohort, grid):
+    return f"results/data/{cohort}/{grid}/dataset.json"
+
+
+def weights_of(trained_on, grid, method):
+    return f"results/models/{trained_on}/{grid}/{method}/weights.safetensors"
+
+
+def folder_of(job):
+    return f"{job.cohort}/{job.grid}/{job.method}@{job.trained_on}/{job.sweep}"
+
+
+def manifest_of(job, shard):
+    return f"results/samples/{folder_of(job)}/manifest-{shard}.tsv"
+
+
+def metrics_of(job, shard):
+    return f"results/metrics/{folder_of(job)}/{shard}.tsv"
+
+
+def skipped_of(job):
+    return f"results/samples/{folder_of(job)}/skipped-{SHARDS[0]}.tsv"

@@ -1,0 +1,58 @@
+# Manifests to long tables, long tables to one.
+
+
+rule evaluate:
+    input:
+        manifest="results/samples/{cohort}/{grid}/{method}@{trained_on}/{sweep}/manifest-{shard}.tsv",
+        code=[workflow.source_path(f"../../xdiff/metrics/{m}.py") for m in ("core", "spectrum", "samples", "evaluate")],
+    output:
+        "results/metrics/{cohort}/{grid}/{method}@{trained_on}/{sweep}/{shard}.tsv",
+    log:
+        "results/logs/evaluate/{cohort}/{grid}/{method}@{trained_on}/{sweep}/{shard}.log",
+    benchmark:
+        "results/benchmarks/evaluate/{cohort}/{grid}/{method}@{trained_on}/{sweep}/{shard}.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=120,
+        disk_mb=100,
+    shell:
+        "OMP_NUM_THREADS=1 python -m xdiff.metrics evaluate --manifest {input.manifest:q} --out {output:q} > {log:q} 2>&1"
+
+
+rule collect:
+    input:
+        tables=[metrics_of(job, shard) for job in JOBS for shard in SHARDS],
+        skipped=[skipped_of(job) for job in JOBS],
+    output:
+        table="results/metrics/all.tsv",
+        skipped="results/metrics/skipped.tsv",
+    log:
+        "results/logs/collect.log",
+    benchmark:
+        "results/benchmarks/collect/all.tsv"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+        disk_mb=1000,
+    shell:
+        "python -m xdiff.metrics collect --inputs {input.tables:q} --skipped {input.skipped:q}"
+        " --out {output.table:q} --out-skipped {output.skipped:q} > {log:q} 2>&1"
+
+
+rule panel:
+    # The few sections that the qualitative figures show, so that figures need no volumes.
+    input:
+        manifests=[manifest_of(job, shard) for job in JOBS for shard in SHARDS],
+        code=workflow.source_path("../../xdiff/metrics/panel.py"),
+    output:
+        "results/metrics/panel.npz",
+    log:
+        "results/logs/panel.log",
+    benchmark:
+        "results/benchmarks/panel/all.tsv"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        disk_mb=100,
+    shell:
+        "python -m xdiff.metrics panel --manifests {input.manifests:q} --out {output:q} > {log:q} 2>&1"

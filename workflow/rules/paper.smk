@@ -1,0 +1,97 @@
+# Tables, figures and the page, from the long table alone. None of these loads torch.
+REFERENCES = sorted(p.parent.name for p in Path(workflow.basedir).glob("results/reference/*/metrics.tsv"))
+TABLE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in ("tables", "stats", "layout", "markup")]
+FIGURE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in ("figures", "panel", "captions", "stats", "layout")]
+
+
+rule tables:
+    input:
+        metrics="results/metrics/all.tsv",
+        skipped="results/metrics/skipped.tsv",
+        code=TABLE_CODE,
+    output:
+        markdown="results/tables/main.md",
+        latex="results/tables/main.tex",
+        numbers=report("results/tables/main.tsv", caption="../report/main_table.rst", category="Tables"),
+        paired="results/tables/paired.tsv",
+    log:
+        "results/logs/tables.log",
+    benchmark:
+        "results/benchmarks/tables/all.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+        disk_mb=100,
+    shell:
+        "python -m xdiff.tables --metrics {input.metrics:q} --skipped {input.skipped:q} --out $(dirname {output.markdown:q}) > {log:q} 2>&1"
+
+
+rule figures:
+    input:
+        metrics="results/metrics/all.tsv",
+        panel="results/metrics/panel.npz",
+        code=FIGURE_CODE,
+    output:
+        report(
+            directory("results/figures"),
+            patterns=["{name}.png"],
+            caption="../report/figure.rst",
+            category="Figures",
+        ),
+    log:
+        "results/logs/figures.log",
+    benchmark:
+        "results/benchmarks/figures/all.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+        disk_mb=100,
+    shell:
+        "python -m xdiff.figures --metrics {input.metrics:q} --panel {input.panel:q} --out {output:q} > {log:q} 2>&1"
+
+
+rule report:
+    input:
+        tables=rules.tables.output,
+        figures=rules.figures.output,
+    output:
+        report("results/report/index.html", caption="../report/page.rst", category="Page"),
+    log:
+        "results/logs/report.log",
+    benchmark:
+        "results/benchmarks/report/all.tsv"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        disk_mb=100,
+    shell:
+        "python -m xdiff.report --tables $(dirname {input.tables[0]:q}) --figures {input.figures:q} --benchmarks results/benchmarks"
+        " --out {output:q} > {log:q} 2>&1"
+
+
+rule reference_figure:
+    # Figures and tables of one committed reference run, from its long table: no upstream, no torch.
+    input:
+        metrics=f"{workflow.basedir}/results/reference/{{name}}/metrics.tsv",
+        panel=f"{workflow.basedir}/results/reference/{{name}}/panel.npz",
+        code=TABLE_CODE + FIGURE_CODE,
+    output:
+        tables=directory("results/reference_figures/{name}/tables"),
+        figures=directory("results/reference_figures/{name}/figures"),
+    log:
+        "results/logs/reference_figure/{name}.log",
+    benchmark:
+        "results/benchmarks/reference_figure/{name}.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+        disk_mb=100,
+    shell:
+        "(python -m xdiff.tables --metrics {input.metrics:q} --out {output.tables:q} &&"
+        " python -m xdiff.figures --metrics {input.metrics:q} --panel {input.panel:q} --out {output.figures:q}) > {log:q} 2>&1"
+
+
+rule reference_figures:
+    localrule: True
+    input:
+        expand("results/reference_figures/{name}/figures", name=REFERENCES),

@@ -1,0 +1,286 @@
+"""The configuration as frozen dataclasses, from YAML or JSON; an unknown key is an error that names it.
+
+Maps (cohorts, grids, methods, sweeps) define; the lists under `run` select; `only` on an entry narrows where it applies.
+Overlays merge maps and replace lists, as Snakemake does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from xdiff.errors import InputError
+
+LAYOUTS = ("bids", "brats", "phantom-brain", "gaussian-field")
+
+
+@dataclass(frozen=True)
+class Only:
+    """Where an entry applies: empty means everywhere."""
+
+    cohorts: tuple[str, ...] = ()
+    grids: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+
+    def allows(self, cohort: str, grid: str, method: str) -> bool:
+        wanted = ((self.cohorts, cohort), (self.grids, grid), (self.methods, method))
+        return all(not names or name in names for names, name in wanted)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Label maps beside the images: the file's suffix and the meaning of each value (0 is background)."""
+
+    suffix: str
+    values: dict[int, str]
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """A committed file; or n_val and n_test patients, for small cohorts; or fractions of patients. By sha256(seed:patient)."""
+
+    file: str = ""
+    seed: int = 0
+    val: float = 0.1
+    test: float = 0.1
+    n_val: int = 0
+    n_test: int = 0
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Where the volumes of one cohort are and how they are to be read."""
+
+    layout: str
+    contrasts: tuple[str, ...]
+    root: str = ""
+    source: str = ""
+    labels: Labels | None = None
+    foreground: str = "nonzero"
+    norm: str = "p99.5"
+    split: SplitRule = field(default_factory=SplitRule)
+    exclude: tuple[str, ...] = ()
+    generate: dict[str, Any] = field(default_factory=dict)
+    only: Only = field(default_factory=Only)
+
+    def __post_init__(self) -> None:
+        _one_of("layout", self.layout, LAYOUTS)
+        _one_of("norm", self.norm, ("p99.5", "none"))
+        _one_of("foreground", self.foreground, ("nonzero", "otsu", "all"))
+        if not self.contrasts:
+            raise InputError("cohorts.*.contrasts", "an empty list", "at least one contrast")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The array every volume is put on: shape in voxels, spacing in mm, and the frame.
+
+    frame `centred` puts the foreground box of the (hidden) volume in the middle, a leak; `scanner` uses the affine alone.
+    native_axis keeps the sections of that axis as acquired: no interpolation along it, spacing as the file says.
+    """
+
+    shape: tuple[int, int, int]
+    spacing_mm: float
+    frame: str = "centred"
+    native_axis: str = ""
+    only: Only = field(default_factory=Only)
+
+    def __post_init__(self) -> None:
+        _one_of("frame", self.frame, ("centred", "scanner"))
+        _one_of("native_axis", self.native_axis, ("", "axial", "coronal", "sagittal"))
+        if self.spacing_mm <= 0 or min(self.shape) < 2 or len(self.shape) != 3:
+            raise InputError(
+                "grids.*", f"shape {self.shape}, spacing {self.spacing_mm} mm", "three sizes >= 2 and a spacing > 0"
+            )
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """A method is a module with `load` and, where something is learned, `train`; an ablation is another entry.
+
+    learns: false for methods that take nothing from training volumes; they have no rows `trained_on` another cohort.
+    """
+
+    module: str
+    params: dict[str, Any] = field(default_factory=dict)
+    estimates: tuple[str, ...] = ("mean",)
+    min_k: int = 1
+    learns: bool = True
+    threads: int = 1
+    gpu: int = 0
+    mem_mb: int = 3000
+    runtime_min: int = 60
+    only: Only = field(default_factory=Only)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A product of factors; every combination is one point."""
+
+    K: tuple[int, ...] = (1,)
+    axis: tuple[str, ...] = ("axial",)
+    policy: tuple[str, ...] = ("uniform",)
+    thickness_mm: tuple[float, ...] = (0.0,)
+    steps: tuple[int, ...] = (1,)
+    estimate: tuple[str, ...] = ("mean",)
+    seed: tuple[int, ...] = (0,)
+    only: Only = field(default_factory=Only)
+
+    def __post_init__(self) -> None:
+        for name in self.axis:
+            _one_of("axis", name, ("axial", "coronal", "sagittal"))
+        for name in self.policy:
+            _one_of("policy", name, ("uniform", "centre", "random", "tumour", "off_tumour"))
+        for name in self.estimate:
+            if name not in ("mean", "sample") and not (name.startswith("mean_of_") and name[8:].isdigit()):
+                raise InputError("sweeps.*.estimate", name, "mean, sample or mean_of_N")
+        if any(k < 1 for k in self.K) or any(not 1 <= s <= 1000 for s in self.steps):
+            raise InputError("sweeps.*", f"K {self.K}, steps {self.steps}", "K >= 1 and steps in 1..1000")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What of the definitions is run: the product of these lists, narrowed by `only`."""
+
+    cohorts: tuple[str, ...]
+    grids: tuple[str, ...]
+    methods: tuple[str, ...]
+    sweeps: tuple[str, ...]
+    trained_on: tuple[str, ...] = ("self",)
+    shards: int = 1
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration file."""
+
+    cohorts: dict[str, Cohort]
+    grids: dict[str, Grid]
+    methods: dict[str, MethodEntry]
+    sweeps: dict[str, Sweep]
+    run: Run
+    data_root: str = "data"
+
+    def __post_init__(self) -> None:
+        for kind in ("cohorts", "grids", "methods", "sweeps"):
+            for name in getattr(self.run, kind):
+                _one_of(f"run.{kind}", name, tuple(getattr(self, kind)))
+        for name in self.run.trained_on:
+            _one_of("run.trained_on", name, ("self", *self.cohorts))
+
+
+class Job(NamedTuple):
+    """One sampling job, as its path spells it."""
+
+    cohort: str
+    grid: str
+    method: str
+    trained_on: str
+    sweep: str
+
+
+def jobs(config: Config) -> list[Job]:
+    """Every sampling job of the configuration, in a fixed order."""
+    run = config.run
+    found = []
+    product = itertools.product(run.cohorts, run.grids, run.methods, run.trained_on, run.sweeps)
+    for cohort, grid, method, origin, sweep in product:
+        trained_on = cohort if origin == "self" else origin
+        entries = (config.cohorts[cohort], config.grids[grid], config.methods[method], config.sweeps[sweep])
+        allowed = all(entry.only.allows(cohort, grid, method) for entry in entries)
+        allowed = allowed and config.cohorts[trained_on].only.allows(trained_on, grid, method)
+        allowed = allowed and (trained_on == cohort or config.methods[method].learns)
+        job = Job(cohort, grid, method, trained_on, sweep)
+        if allowed and job not in found:
+            found.append(job)
+    return found
+
+
+def from_dict(cls: type, data: Any, where: str = "config") -> Any:
+    """Build a frozen dataclass from plain data. Raises InputError on unknown, missing or wrongly typed keys."""
+    if not isinstance(data, Mapping):
+        raise InputError(where, repr(data), f"a map with keys {[f.name for f in dataclasses.fields(cls)]}")
+    hints = typing.get_type_hints(cls)
+    unknown = [str(k) for k in data if k not in hints]
+    if unknown:
+        raise InputError(where, f"unknown key {unknown[0]!r}", f"one of {sorted(hints)}")
+    required = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
+    missing = [name for name in required if name not in data]
+    if missing:
+        raise InputError(where, f"no key {missing[0]!r}", f"the keys {required}")
+    return cls(**{key: _convert(hints[key], value, f"{where}.{key}") for key, value in data.items()})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _convert(args[0], value, where)
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value, where)
+    if origin is tuple:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise InputError(where, repr(value), "a list")
+        return tuple(_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise InputError(where, repr(value), "a map")
+        return {_convert(args[0], k, where): _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
+    if hint is Any:
+        return value
+    return _scalar(hint, value, where)
+
+
+def _scalar(hint: type, value: Any, where: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, str) and value.lstrip("-").isdigit():
+        return int(value)  # JSON turns integer keys into text
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise InputError(where, repr(value), f"a value of type {hint.__name__}")
+    return value
+
+
+def _one_of(where: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise InputError(where, repr(value), f"one of {list(allowed)}")
+
+
+def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """Overlay maps key by key and replace everything else, lists included (Snakemake's own semantics)."""
+    result = dict(base)
+    for key, value in overlay.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merge(result[key], value) if both else value
+    return result
+
+
+def load_config(paths: Sequence[Path | str], overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read and merge YAML files, later ones over earlier ones, then `overrides`."""
+    import yaml
+
+    data: dict[str, Any] = {}
+    for path in paths:
+        if not Path(path).exists():
+            raise InputError(path, "no such file", "a configuration in YAML")
+        data = merge(data, yaml.safe_load(Path(path).read_text()) or {})
+    return from_dict(Config, merge(data, overrides or {}))
+
+
+def to_json(entry: Any) -> str:
+    """Canonical JSON of a dataclass or plain data; what jobs are given and what hashes are made of."""
+    data = dataclasses.asdict(entry) if dataclasses.is_dataclass(entry) else entry
+    return json.dumps(data, sort_keys=True, separators=(",", ":"))
+
+
+def digest(entry: Any) -> str:
+    """First 12 hexadecimal digits of the sha256 of an entry's canonical JSON."""
+    return hashlib.sha256(to_json(entry).encode()).hexdigest()[:12]

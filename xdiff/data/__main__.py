@@ -1,0 +1,77 @@
+"""python -m xdiff.data generate|split|preprocess: the steps before any method, one rule each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from xdiff.config import Cohort, Grid, from_dict
+from xdiff.data.cohorts import find_subjects
+from xdiff.data.preprocess import preprocess
+from xdiff.data.split import read_split, split_by_count, split_by_fraction, unlisted, write_split
+from xdiff.errors import InputError, ManyInputErrors
+
+
+def generate(cohort: Cohort, out: Path) -> None:
+    """Write an embedded cohort below `out`."""
+    settings = dict(cohort.generate)
+    if cohort.layout == "phantom-brain":
+        from xdiff.data.phantom_brain import write_phantom_brain as write
+    elif cohort.layout == "gaussian-field":
+        from xdiff.data.gaussian_field import write_gaussian_field as write
+    else:
+        raise InputError("cohorts.*.layout", repr(cohort.layout), "an embedded cohort: phantom-brain or gaussian-field")
+    subjects = write(out, **settings)
+    print(f"{out}: {len(subjects)} subjects")
+
+
+def split(cohort: Cohort, root: Path, out: Path, file: Path | None) -> None:
+    """Write the split of the subjects found below `root`: the committed file where there is one, else by rank."""
+    subjects = [files.subject for files in find_subjects(cohort, root)]
+    if file is not None:
+        result = read_split(file)
+        unused = unlisted(result, subjects, file)
+        if unused:
+            print(f"{file}: {len(unused)} subject(s) below {root} are not listed and stay unused: {unused[:5]}")
+    elif cohort.split.n_test or cohort.split.n_val:
+        result = split_by_count(subjects, cohort.split.seed, cohort.split.n_val, cohort.split.n_test)
+    else:
+        result = split_by_fraction(subjects, cohort.split.seed, cohort.split.val, cohort.split.test)
+    write_split(result, out)
+    sizes = {side: len(result.side(side)) for side in ("train", "val", "test")}
+    print(f"{out}: {sizes}, sha256 {result.sha[:12]}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="xdiff data", description="Generate, split and preprocess cohorts.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb, text in (("generate", "write an embedded cohort"), ("split", "split by patient"), ("preprocess", "put on a grid")):
+        sub = verbs.add_parser(verb, help=text)
+        sub.add_argument("--entry", required=True, help="the cohort's config entry as JSON")
+        sub.add_argument("--out", type=Path, required=True)
+        if verb != "generate":
+            sub.add_argument("--root", type=Path, required=True, help="folder of the raw cohort")
+        if verb == "split":
+            sub.add_argument("--file", type=Path, help="a committed split TSV")
+        if verb == "preprocess":
+            sub.add_argument("--split", type=Path, required=True)
+            sub.add_argument("--grid", required=True, help="the grid's config entry as JSON")
+            sub.add_argument("--names", nargs=2, required=True, metavar=("COHORT", "GRID"))
+    args = parser.parse_args(argv)
+    cohort = from_dict(Cohort, json.loads(args.entry), "cohorts.*")
+    if args.verb == "generate":
+        generate(cohort, args.out)
+    elif args.verb == "split":
+        split(cohort, args.root, args.out, args.file)
+    else:
+        grid = from_dict(Grid, json.loads(args.grid), f"grids.{args.names[1]}")
+        preprocess(cohort, grid, tuple(args.names), args.root, read_split(args.split), args.out)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (InputError, ManyInputErrors) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,251 @@
+"""The linear-Gaussian core: the best linear estimate of a volume from sections, learned from N training volumes.
+
+    G = E_lin[V | y] = mean + C_us (C_ss + lambda I)^-1 (y - mean_s)
+
+in dual (ridge) form over the training volumes and their mirror images X_1..X_M (M = 2N). With H the centring matrix and
+P = X_s X_s^T the Gram matrix of the given sections, the estimate is a weighted sum of training volumes, G = sum_i w_i X_i,
+
+    w = 1/M + H (H P H + lambda' I)^-1 H (X_s y - P 1/M),
+
+so everything happens in M dimensions; leaving a subject out deletes rows. P of any set of parallel sections is the sum of
+per-section Gram matrices, computed once. What the ridge leaves at the given sections is spread along the axis as an
+Ornstein-Uhlenbeck bridge of length L (the best interpolation of a residual whose correlation falls as exp(-distance / L)).
+lambda and L come from leave-one-out cross-validation on the training set.
+
+Uncertainty: the ridge's own posterior inside the span of the training volumes, plus what no combination of the others
+explains of each training volume, which grows with the bridge's variance; both scaled so that the leave-one-out squared
+error is met on average (`inflation`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from xdiff.observation import Observation
+from xdiff.planes import Plane, cut, distance_mm, evidence, project
+
+LAMBDAS = np.geomspace(1e-5, 3.0, 23)  # relative to the mean eigenvalue of the Gram matrix
+LENGTHS_MM = (2.0, 4.0, 7.0, 12.0, 20.0, 35.0, 60.0)
+FIT_K = (1, 2, 3, 5, 10, 31)
+
+
+@dataclass
+class LinearGaussian:
+    """Training volumes `rows` (M, C, X, Y, Z) float32, the second half mirror images of the first.
+
+    lambdas, lengths_mm and inflation (3 axes, len(FIT_K)) belong to FIT_K; between, they are interpolated in log K.
+    """
+
+    rows: np.ndarray
+    lambdas: np.ndarray = field(default_factory=lambda: np.full((3, len(FIT_K)), 0.05))
+    lengths_mm: np.ndarray = field(default_factory=lambda: np.full((3, len(FIT_K)), 12.0))
+    inflation: np.ndarray = field(default_factory=lambda: np.ones((3, len(FIT_K))))
+
+    def __post_init__(self) -> None:
+        self._grams: dict[int, np.ndarray] = {}
+        self._loo: np.ndarray | None = None
+        self._unexplained: np.ndarray | None = None
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.rows)
+
+    @property
+    def mean(self) -> np.ndarray:
+        return self.rows.mean(axis=0)
+
+    def section_grams(self, axis: int) -> np.ndarray:
+        """Gram matrix (n, M, M) float64 of every section along an axis, computed once."""
+        if axis not in self._grams:
+            sections = np.moveaxis(self.rows, axis + 2, 0).reshape(self.rows.shape[axis + 2], self.n_rows, -1)
+            self._grams[axis] = np.stack([(s @ s.T).astype(np.float64) for s in sections])
+        return self._grams[axis]
+
+    def gram(self, planes: Sequence[Plane]) -> np.ndarray:
+        """P (M, M): inner products of the training volumes over the given sections; crossings count once."""
+        if all(isinstance(p, Plane) and p.thin for p in planes) and len({p.axis for p in planes}) == 1:
+            return self.section_grams(planes[0].axis)[[p.index for p in planes]].sum(axis=0)
+        given = self._given_values(planes)
+        return (given @ given.T).astype(np.float64)
+
+    def _given_values(self, planes: Sequence[Plane]) -> np.ndarray:
+        """Training volumes at what the planes show (M, n): unique voxels for thin planes, section pixels otherwise."""
+        if all(p.thin for p in planes):
+            mask = evidence(cut(self.rows[0], planes), planes, self.rows.shape[2:])[1]
+            return self.rows[:, :, mask].reshape(self.n_rows, -1)
+        return np.stack([np.concatenate([s.ravel() for s in cut(row, planes)]) for row in self.rows])
+
+    def inner(self, observation: Observation) -> np.ndarray:
+        """X_s y (M,): inner products of the training volumes with the data."""
+        planes = observation.planes
+        if all(p.thin for p in planes) and len({p.axis for p in planes}) > 1:
+            values = observation.evidence[:, observation.mask].ravel()
+            return (self._given_values(planes) @ values).astype(np.float64)
+        total = np.zeros(self.n_rows)
+        for section, plane in zip(observation.sections, planes, strict=True):
+            if isinstance(plane, Plane) and plane.thin:
+                rows = np.take(self.rows, plane.index, axis=plane.axis + 2).reshape(self.n_rows, -1)
+            else:
+                rows = np.stack([plane.cut(row).ravel() for row in self.rows])
+            total += rows @ section.ravel()
+        return total
+
+    def weights(self, gram: np.ndarray, inner: np.ndarray, ridge: float, keep: np.ndarray | None = None) -> np.ndarray:
+        """w (M,), the weights of the training volumes; rows outside `keep` get 0 (leave-out)."""
+        return self.weights_for(gram, inner, np.array([ridge]), keep)[0]
+
+    def weights_for(self, gram: np.ndarray, inner: np.ndarray, ridges: np.ndarray, keep: np.ndarray | None = None) -> np.ndarray:
+        """w (R, M) for R values of lambda, in units of the mean eigenvalue of the centred Gram matrix."""
+        keep = np.arange(self.n_rows) if keep is None else keep
+        p, b = gram[np.ix_(keep, keep)], inner[keep]
+        values, vectors = np.linalg.eigh(_centre(p))
+        right = b - p.mean(1)
+        solved = ((vectors.T @ (right - right.mean())) / (values + ridges[:, None] * values.mean())) @ vectors.T
+        weights = np.zeros((len(ridges), self.n_rows))
+        weights[:, keep] = 1 / len(keep) + solved - solved.mean(axis=1, keepdims=True)
+        return weights
+
+    def combine(self, weights: np.ndarray) -> np.ndarray:
+        """sum_i w_i X_i, (C, X, Y, Z) float32."""
+        flat = self.rows.reshape(self.n_rows, -1)
+        return (weights.astype(np.float32) @ flat).reshape(self.rows.shape[1:])
+
+    def hyper(self, planes: Sequence[Plane]) -> tuple[float, float, float]:
+        """(lambda, L in mm, inflation) for a set of planes, interpolated in log K; mixed or oblique axes take the mean over axes."""
+        log_k = np.log(np.clip(len(planes), FIT_K[0], FIT_K[-1]))
+        axes = sorted({p.axis if isinstance(p, Plane) else -1 for p in planes})
+        axes = [0, 1, 2] if -1 in axes else axes
+        tables = (self.lambdas, self.lengths_mm, self.inflation)
+        return tuple(float(np.exp(np.mean([np.interp(log_k, np.log(FIT_K), np.log(t[a])) for a in axes]))) for t in tables)
+
+    def estimate(self, observation: Observation, keep: np.ndarray | None = None) -> np.ndarray:
+        """G (C, X, Y, Z) float32 with the residual spread and the given sections exact."""
+        ridge, length, _ = self.hyper(observation.planes)
+        weights = self.weights(self.gram(observation.planes), self.inner(observation), ridge, keep)
+        return spread_residual(self.combine(weights), observation, length)
+
+    def full_gram(self) -> np.ndarray:
+        """Gram matrix (M, M) of the whole volumes."""
+        return self.section_grams(2).sum(axis=0)
+
+    def without(self, row: int) -> np.ndarray:
+        """All rows but this volume and its mirror image."""
+        half = self.n_rows // 2
+        return np.array([r for r in range(self.n_rows) if r % half != row % half])
+
+    def loo_weights(self) -> np.ndarray:
+        """W (M, M): row i rebuilds volume i from all others, every voxel given."""
+        if self._loo is None:
+            full = self.full_gram()
+            self._loo = np.stack([self.weights(full, full[i], 1e-3, self.without(i)) for i in range(self.n_rows)])
+        return self._loo
+
+    def unexplained_variance(self) -> np.ndarray:
+        """(C, X, Y, Z) float32: mean square of what the others do not explain of each training volume."""
+        if self._unexplained is None:
+            missing = np.eye(self.n_rows) - self.loo_weights()
+            flat = self.rows.reshape(self.n_rows, -1)
+            self._unexplained = ((missing.astype(np.float32) @ flat) ** 2).mean(axis=0).reshape(self.rows.shape[1:])
+        return self._unexplained
+
+    def posterior(self, observation: Observation) -> Posterior:
+        """The distribution whose mean is `estimate`."""
+        return Posterior(self, observation)
+
+
+def _centre(gram: np.ndarray) -> np.ndarray:
+    """H P H with H the centring matrix."""
+    return gram - gram.mean(0) - gram.mean(1)[:, None] + gram.mean()
+
+
+class Posterior:
+    """Mean, standard deviation and draws of the linear-Gaussian model given one observation."""
+
+    def __init__(self, model: LinearGaussian, observation: Observation) -> None:
+        self.model, self.observation = model, observation
+        ridge, length, self.inflation = model.hyper(observation.planes)
+        gram = model.gram(observation.planes)
+        self.mean = spread_residual(model.combine(model.weights(gram, model.inner(observation), ridge)), observation, length)
+        values, vectors = np.linalg.eigh(_centre(gram))
+        floor = ridge * values.mean()
+        # cov(b) = lambda' (H P H + lambda' I)^-1 / (M - 1) for V = mean + Z^T b; its symmetric root, centred
+        root = (vectors * np.sqrt(floor / (np.maximum(values, 0) + floor))) @ vectors.T
+        self.root = (root - root.mean(axis=0)) / np.sqrt(model.n_rows - 1)
+        self.fade = bridge_variance(observation, length)
+
+    def std(self) -> np.ndarray:
+        """(C, X, Y, Z) float32, 0 at the given voxels."""
+        rows = self.model.rows.reshape(self.model.n_rows, -1)
+        inside = np.einsum("mv,mv->v", *([self.root.T.astype(np.float32) @ rows] * 2)).reshape(self.mean.shape)
+        total = np.sqrt(self.inflation * (inside + self.fade * self.model.unexplained_variance()))
+        return np.where(self.observation.mask, 0, total).astype(np.float32)
+
+    def sample(self, rng: np.random.Generator) -> np.ndarray:
+        """One draw (C, X, Y, Z) float32 that keeps the given sections."""
+        inside = self.model.combine(self.root @ rng.standard_normal(self.model.n_rows))
+        mixing = rng.standard_normal(self.model.n_rows) / np.sqrt(self.model.n_rows)
+        outside = self.model.combine(mixing - self.model.loo_weights().T @ mixing)
+        draw = self.mean + np.sqrt(self.inflation) * (inside + np.sqrt(self.fade) * outside)
+        return project(draw.astype(np.float32), self.observation.sections, self.observation.planes)
+
+
+def bridge_variance(observation: Observation, length_mm: float) -> np.ndarray:
+    """Share (X, Y, Z) float32 of a residual's variance that the given sections leave open: 0 at them, 1 far away."""
+    left = np.ones(observation.shape, dtype=np.float32)
+    for axis in range(3):
+        planes = sorted((p for p in observation.planes if isinstance(p, Plane) and p.axis == axis), key=lambda p: p.index)
+        if not planes:
+            continue
+        scale = length_mm / observation.spacing_mm[axis]
+        indices = np.array([p.index for p in planes])
+        apart = np.abs(np.arange(observation.shape[axis])[:, None] - indices) / scale
+        profile = 1 - (ou_bridge(indices.tolist(), observation.shape[axis], scale) * np.exp(-apart)).sum(axis=1)
+        view = [1, 1, 1]
+        view[axis] = -1
+        left = np.minimum(left, np.clip(profile, 0, 1).reshape(view).astype(np.float32))
+    return left
+
+
+def spread_residual(volume: np.ndarray, observation: Observation, length_mm: float) -> np.ndarray:
+    """Add what is missing at the given sections, fading with distance, and put the given sections in exactly.
+
+    Sections of one axis: Ornstein-Uhlenbeck bridge between neighbours. Several axes: the bridges averaged by how near
+    their sections are. Oblique sections: projection only.
+    """
+    residual = [s - p.cut(volume) for s, p in zip(observation.sections, observation.planes, strict=True)]
+    total, weight = np.zeros_like(volume), np.zeros(volume.shape[1:], dtype=np.float32)
+    for axis in sorted({p.axis for p in observation.planes if isinstance(p, Plane)}):
+        of_axis = [(p, r) for p, r in zip(observation.planes, residual, strict=True) if isinstance(p, Plane) and p.axis == axis]
+        order = sorted(range(len(of_axis)), key=lambda i: of_axis[i][0].index)
+        planes = [of_axis[i][0] for i in order]
+        spacing = observation.spacing_mm[axis]
+        coefficients = ou_bridge([p.index for p in planes], volume.shape[axis + 1], length_mm / spacing)
+        stacked = np.stack([of_axis[i][1] for i in order])
+        field_ = np.tensordot(coefficients, stacked, axes=1)  # (n, C, h, w)
+        near = np.exp(-distance_mm(planes, observation.shape, observation.spacing_mm) / length_mm).astype(np.float32)
+        total += np.moveaxis(field_, 0, axis + 1) * near
+        weight += near
+    spread = np.divide(total, weight, out=np.zeros_like(total), where=np.broadcast_to(weight > 1e-6, total.shape))
+    return project(volume + spread, observation.sections, observation.planes)
+
+
+def ou_bridge(indices: Sequence[int], length: int, scale: float) -> np.ndarray:
+    """Weights (length, K) float32 of K known values in the best prediction of an Ornstein-Uhlenbeck process.
+
+    Markov: only the neighbours on either side matter, with sinh(d_other / L) / sinh(gap / L); outside, exp(-d / L).
+    scale: correlation length L in sections.
+    """
+    weights = np.zeros((length, len(indices)), dtype=np.float64)
+    rows = np.arange(length)
+    weights[:, 0] = np.where(rows <= indices[0], np.exp(-(indices[0] - rows) / scale), weights[:, 0])
+    weights[:, -1] = np.where(rows >= indices[-1], np.exp(-(rows - indices[-1]) / scale), weights[:, -1])
+    for k, (a, b) in enumerate(zip(indices[:-1], indices[1:], strict=True)):
+        inside = rows[(rows >= a) & (rows <= b)]
+        # sinh(x) / sinh(g) written with decaying exponentials, so that long gaps do not overflow
+        left, right, gap = (inside - a) / scale, (b - inside) / scale, (b - a) / scale
+        weights[inside, k] = np.exp(-left) * (1 - np.exp(-2 * right)) / (1 - np.exp(-2 * gap))
+        weights[inside, k + 1] = np.exp(-right) * (1 - np.exp(-2 * left)) / (1 - np.exp(-2 * gap))
+    return weights.astype(np.float32)

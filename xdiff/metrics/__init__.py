@@ -1,0 +1,1 @@
+"""How far a prediction is from the truth, by region, on one fixed scale per volume."""

@@ -1,0 +1,58 @@
+"""python -m xdiff.metrics evaluate|collect|panel"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from xdiff.errors import InputError
+from xdiff.metrics.evaluate import COLUMNS, KEY, evaluate
+from xdiff.metrics.panel import build_panels
+
+
+def collect(inputs: list[Path], out: Path) -> None:
+    """Concatenate metric tables into all.tsv; a point that two sweeps share is kept once."""
+    tables = [pd.read_csv(p, sep="\t", dtype=str, keep_default_na=False) for p in inputs]
+    for path, table in zip(inputs, tables, strict=True):
+        if list(table.columns) != COLUMNS:
+            raise InputError(path, f"columns {list(table.columns)}", COLUMNS)
+    together = pd.concat(tables).drop_duplicates(KEY, ignore_index=True)
+    together.to_csv(out, sep="\t", index=False)
+    print(f"{out}: {len(together)} rows of {len(inputs)} tables")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="xdiff metrics", description="Score predictions, collect scores, cut panels.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    one = verbs.add_parser("evaluate", help="score every volume of one manifest")
+    one.add_argument("--manifest", type=Path, required=True)
+    one.add_argument("--out", type=Path, required=True)
+    many = verbs.add_parser("collect", help="join the tables of many manifests")
+    many.add_argument("--inputs", type=Path, nargs="+", required=True)
+    many.add_argument("--skipped", type=Path, nargs="*", default=[], help="tables of points left out, joined too")
+    many.add_argument("--out", type=Path, required=True)
+    many.add_argument("--out-skipped", type=Path)
+    views = verbs.add_parser("panel", help="cut the sections of the qualitative figure")
+    views.add_argument("--manifests", type=Path, nargs="+", required=True)
+    views.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+    if args.verb == "evaluate":
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        evaluate(args.manifest).to_csv(args.out, sep="\t", index=False)
+    elif args.verb == "collect":
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        collect(args.inputs, args.out)
+        if args.out_skipped:
+            pd.concat([pd.read_csv(p, sep="\t", dtype=str) for p in args.skipped]).to_csv(args.out_skipped, sep="\t", index=False)
+    else:
+        print(f"{build_panels(args.manifests, args.out)} panels in {args.out}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,150 @@
+"""From a manifest to long rows: every volume against its truth, on the truth's own fixed scale."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xdiff.data.store import Store
+from xdiff.errors import InputError
+from xdiff.metrics import core, samples, spectrum
+from xdiff.planes import AXES, Plane, coverage, distance_mm
+from xdiff.volumes import read_volume
+
+COLUMNS = (
+    "trained_on cohort grid method K gap_mm axis indices policy thickness_mm steps estimate seed train_seed subject contrast "
+    "region metric x_name x value norm frame split weights device"
+).split()
+KEY = [c for c in COLUMNS if c not in ("value", "device", "weights", "split", "norm", "frame", "gap_mm")]
+COPIED = [c for c in COLUMNS if c not in ("contrast", "region", "metric", "x_name", "x", "value")]
+
+
+def evaluate(manifest: Path) -> pd.DataFrame:
+    """Long rows (COLUMNS) of every volume of a manifest, and of ensembles where a point has several draws."""
+    table = pd.read_csv(
+        manifest,
+        sep="\t",
+        dtype={"subject": str, "indices": str, "given": str, "weights": str, "split": str},
+        keep_default_na=False,
+    )
+    rows: list[dict] = []
+    for record in table.to_dict("records"):
+        rows += [{**{c: record[c] for c in COPIED}, **row} for row in _volume_rows(record)]
+    drawn = table[table["estimate"] == "sample"]
+    same = [c for c in table.columns if c in COPIED and c != "seed"]
+    for _, group in drawn.groupby(same, sort=False, dropna=False):
+        if len(group) > 1:
+            rows += _ensemble_rows(group)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def parse_given(given: str) -> list[Plane]:
+    """The planes of a manifest's `given` column, such as `axial:12;axial:24x2.5`."""
+    planes = []
+    for name in given.split(";"):
+        axis, _, rest = name.partition(":")
+        index, _, thickness = rest.partition("x")
+        if axis not in AXES:
+            raise InputError("manifest column `given`", repr(name), "axial:N, coronal:N or sagittal:N, xT for a thickness")
+        planes.append(Plane(AXES[axis], int(index), float(thickness or 1)))
+    return planes
+
+
+@functools.lru_cache(maxsize=2)
+def _store(folder: str) -> Store:
+    return Store(folder)
+
+
+@functools.lru_cache(maxsize=24)
+def _truth_bands(folder: str, subject: str, contrast: int) -> np.ndarray:
+    """Cached: the same truth is compared with many predictions."""
+    return spectrum.bands(_store(folder).volume(subject)[contrast])
+
+
+def load_prediction(record: Mapping[str, Any], column: str = "prediction") -> np.ndarray:
+    """Prediction (or std) of a manifest row, (C, X, Y, Z) in units of the truth's scale."""
+    store = _store(record["target"])
+    first = Path(record[column])
+    stem = first.name.removesuffix(f"_{store.contrasts[0]}.nii.gz")
+    raw = np.stack([read_volume(first.with_name(f"{stem}_{c}.nii.gz")).array for c in store.contrasts])
+    if raw.shape[1:] != store.shape:
+        raise InputError(first, f"shape {raw.shape[1:]}", f"{store.shape} as {store.folder}")
+    return raw / store.scale(record["subject"])[:, None, None, None]
+
+
+def _volume_rows(record: Mapping[str, Any]) -> Iterator[dict]:
+    store, subject = _store(record["target"]), record["subject"]
+    truth, foreground, labels = store.volume(subject), store.foreground(subject), store.labels(subject)
+    planes, spacing = parse_given(record["given"]), store.spacing_mm(subject)
+    given, distance = coverage(planes, store.shape) > 1e-9, distance_mm(planes, store.shape, spacing)
+    where = core.regions(foreground, given, labels)
+    prediction = load_prediction(record)
+    std = load_prediction(record, "std") if record["std"] else None
+    for metric in ("seconds", "evaluations", "peak_mib"):
+        yield _row("all", "grid", metric, record[metric])
+    far = spectrum.far_region(foreground, distance, spacing[AXES[record["axis"]]])
+    for c, contrast in enumerate(store.contrasts):
+        for region, metric, value in (
+            *core.by_region(truth[c], prediction[c], where),
+            *core.ssim_by_region(truth[c], prediction[c], where),
+        ):
+            yield _row(contrast, region, metric, value)
+        yield from _spectrum_rows(record, contrast, c, prediction[c], far)
+        hidden = where["unseen_masked"][0]
+        for x, value in core.by_distance(truth[c], prediction[c], hidden, distance):
+            yield _row(contrast, "unseen_masked", "psnr", value, "distance_mm", x)
+        if std is not None:
+            yield _row(
+                contrast,
+                "unseen_masked",
+                "crps",
+                samples.crps_gaussian(truth[c][hidden], prediction[c][hidden], std[c][hidden]).mean(),
+            )
+            yield _row(
+                contrast,
+                "unseen_masked",
+                "coverage_90",
+                samples.coverage(truth[c][hidden], prediction[c][hidden], std[c][hidden]),
+            )
+
+
+def _spectrum_rows(record: Mapping[str, Any], contrast: str, c: int, prediction: np.ndarray, far: np.ndarray) -> Iterator[dict]:
+    found = spectrum.compare(_truth_bands(record["target"], record["subject"], c), spectrum.bands(prediction), far)
+    for metric, value in found.items():
+        if metric == "band_variance":
+            for band, ratio in enumerate(value, 1):
+                yield _row(contrast, "unseen_masked", metric, ratio, "band", band)
+        else:
+            yield _row(contrast, "unseen_masked", metric, value)
+
+
+def _ensemble_rows(group: pd.DataFrame) -> list[dict]:
+    """CRPS of the draws of one point and subject; the row's seed is the number of draws, negative, so that it is no seed."""
+    record = group.iloc[0].to_dict()
+    store = _store(record["target"])
+    truth = store.volume(record["subject"])
+    hidden = store.foreground(record["subject"]) & ~(coverage(parse_given(record["given"]), store.shape) > 1e-9)
+    draws = [load_prediction(r) for r in group.to_dict("records")]
+    base = {**{c: record[c] for c in COPIED}, "seed": -len(draws)}
+    rows = []
+    for c, contrast in enumerate(store.contrasts):
+        value = samples.crps_ensemble(truth[c][hidden], [d[c][hidden] for d in draws]).mean()
+        rows.append({**base, **_row(contrast, "unseen_masked", "crps", value)})
+    return rows
+
+
+def _row(contrast: str, region: str, metric: str, value: float, x_name: str = "", x: float = math.nan) -> dict:
+    return {
+        "contrast": contrast,
+        "region": region,
+        "metric": metric,
+        "x_name": x_name,
+        "x": x,
+        "value": float(f"{float(value):.6g}"),
+    }

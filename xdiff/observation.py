@@ -1,0 +1,186 @@
+"""What reaches a method: the given sections and nothing else. And the points of a sweep, which say what is given."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import numpy as np
+
+from xdiff.config import Sweep
+from xdiff.errors import InputError
+from xdiff.planes import AXES, AnyPlane, Plane, cut, distance_mm, evidence
+
+
+@dataclass(frozen=True)
+class Observation:
+    """K given sections of one volume.
+
+    sections[k] is (C, h, w) float32 in units of `scale`, the given sections' own intensity scale per contrast (all a user
+    has); `shape` (X, Y, Z) and `spacing_mm` (3,) describe the array a method is to fill; `frame` says how it was placed.
+    """
+
+    planes: tuple[AnyPlane, ...]
+    sections: tuple[np.ndarray, ...]
+    contrasts: tuple[str, ...]
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    scale: np.ndarray
+    frame: str
+
+    @cached_property
+    def _evidence(self) -> tuple[np.ndarray, np.ndarray]:
+        return evidence(self.sections, self.planes, self.shape)
+
+    @property
+    def evidence(self) -> np.ndarray:
+        """E = W+ A^T y, (C, X, Y, Z) float32, 0 where nothing was given."""
+        return self._evidence[0]
+
+    @property
+    def mask(self) -> np.ndarray:
+        """M, (X, Y, Z) bool: voxels that a given section covers."""
+        return self._evidence[1]
+
+    @cached_property
+    def distance_mm(self) -> np.ndarray:
+        """Delta, (X, Y, Z) float32: mm to the nearest given plane."""
+        return distance_mm(self.planes, self.shape, self.spacing_mm)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination of a sweep's factors."""
+
+    K: int
+    axis: str
+    policy: str
+    thickness_mm: float
+    steps: int
+    estimate: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        thickness = f"_t{self.thickness_mm:g}" if self.thickness_mm else ""
+        sampling = "" if self.estimate == "mean" else f"_{self.estimate}-{self.steps}_s{self.seed}"
+        random = f"_s{self.seed}" if self.policy == "random" and not sampling else ""
+        return f"K{self.K:02d}_{self.axis}_{self.policy}{thickness}{sampling}{random}"
+
+
+def points_of(sweep: Sweep, estimates: Sequence[str], min_k: int = 1) -> list[Point]:
+    """The points of a sweep that a method can do; what does not matter to `mean` (steps, seed) is not repeated."""
+    factors = {k: v for k, v in asdict(sweep).items() if k != "only"}
+    found: dict[Point, None] = {}
+    for values in itertools.product(*factors.values()):
+        point = Point(**dict(zip(factors, values, strict=True)))
+        if point.estimate not in estimates or point.K < min_k:
+            continue
+        if point.estimate == "mean":
+            seed = point.seed if point.policy == "random" else 0
+            point = Point(point.K, point.axis, point.policy, point.thickness_mm, 1, "mean", seed)
+        found[point] = None
+    return list(found)
+
+
+def intensity_scale(images: np.ndarray) -> np.ndarray:
+    """99.5th percentile over the positive voxels of each contrast of (C, ...), shape (C,) float32.
+
+    Over positive voxels, so that it does not depend on how much background surrounds the head.
+    """
+    scale = [np.percentile(c[c > 0], 99.5) if (c > 0).any() else 0.0 for c in images.reshape(len(images), -1)]
+    if min(scale) <= 0:
+        raise InputError("intensities", "a contrast without a positive voxel", "an image or section with signal")
+    return np.array(scale, dtype=np.float32)
+
+
+def observe(
+    volume: np.ndarray,
+    planes: Sequence[Plane],
+    contrasts: Sequence[str],
+    spacing_mm: Sequence[float],
+    frame: str,
+    norm: str = "p99.5",
+) -> Observation:
+    """Cut the given sections out of a volume (C, X, Y, Z); the volume itself goes no further."""
+    sections = [np.array(s, dtype=np.float32) for s in cut(volume, planes)]
+    together = np.concatenate([s.reshape(len(s), -1) for s in sections], axis=1)
+    scale = intensity_scale(together) if norm == "p99.5" else np.ones(len(volume), dtype=np.float32)
+    scaled = tuple(s / scale[:, None, None] for s in sections)
+    return Observation(
+        tuple(planes), scaled, tuple(contrasts), tuple(volume.shape[1:]), tuple(spacing_mm), scale, frame
+    )
+
+
+def choose_planes(
+    point: Point, foreground: np.ndarray, labels: np.ndarray | None, spacing_mm: Sequence[float], subject: str
+) -> list[Plane]:
+    """The given planes of a point for one subject, by the protocol's policies.
+
+    uniform: K sections at the interior points of K + 2 equidistant ones over the foreground; centre: K adjacent ones in its
+    middle; random: K different ones, drawn from (seed, subject); tumour: the section with most tumour, and for K > 1 the
+    uniform ones of K - 1 beside it; off_tumour: K spread evenly over the sections without tumour.
+    """
+    axis = AXES[point.axis]
+    rows = np.flatnonzero(foreground.any(axis=tuple(a for a in range(3) if a != axis)))
+    indices = _choose(point, rows, _tumour_profile(labels, axis), subject)
+    thickness = max(1.0, point.thickness_mm / spacing_mm[axis])
+    return [Plane(axis, int(i), thickness) for i in indices]
+
+
+def _choose(point: Point, rows: np.ndarray, tumour: np.ndarray | None, subject: str) -> list[int]:
+    if len(rows) < point.K:
+        raise NotEnoughSections(f"{subject}: {len(rows)} foreground sections, {point.K} asked for")
+    if point.policy == "uniform":
+        return _spread(rows, point.K)
+    if point.policy == "centre":
+        start = (len(rows) - point.K) // 2
+        return rows[start : start + point.K].tolist()
+    if point.policy == "random":
+        rng = np.random.default_rng([point.seed, *subject.encode()])
+        return sorted(rng.choice(rows, point.K, replace=False).tolist())
+    if tumour is None or not tumour.any():
+        raise NotEnoughSections(f"{subject}: policy {point.policy} needs a labelled tumour")
+    if point.policy == "tumour":
+        largest = int(np.argmax(tumour))
+        others = [i for i in _spread(rows, point.K) if i != largest]
+        return sorted([largest, *others[: point.K - 1]])
+    free = np.array([r for r in rows if tumour[r] == 0])
+    if len(free) < point.K:
+        raise NotEnoughSections(f"{subject}: {len(free)} tumour-free sections, {point.K} asked for")
+    return free[_spread(np.arange(len(free)), point.K)].tolist()
+
+
+class NotEnoughSections(ValueError):
+    """A point that a subject cannot give; it is left out for the whole cohort and listed."""
+
+
+def _spread(rows: np.ndarray, count: int) -> list[int]:
+    places = np.linspace(rows[0], rows[-1], count + 2)[1:-1]
+    chosen = np.unique(np.round(places).astype(int))
+    if len(chosen) < count:
+        raise NotEnoughSections(f"{count} sections do not fit in {len(rows)}")
+    return chosen.tolist()
+
+
+def _tumour_profile(labels: np.ndarray | None, axis: int) -> np.ndarray | None:
+    """Tumour voxels per section along an axis."""
+    return None if labels is None else (labels > 0).sum(axis=tuple(a for a in range(3) if a != axis))
+
+
+def leaves_enough_unseen(planes: Sequence[Plane], foreground: np.ndarray) -> bool:
+    """False where less than a quarter of the foreground's sections stay unseen: such a K is left out and listed, never shrunk."""
+    axis = planes[0].axis
+    rows = np.flatnonzero(foreground.any(axis=tuple(a for a in range(3) if a != axis)))
+    seen = {r for plane in planes for r, _ in plane.profile(foreground.shape[axis])}
+    return len(set(rows.tolist()) - seen) >= len(rows) / 4
+
+
+def gap_mm(planes: Sequence[Plane], spacing_mm: Sequence[float]) -> float:
+    """Mean distance in mm between neighbouring given sections; NaN for one section."""
+    if len(planes) < 2:
+        return float("nan")
+    indices = sorted(plane.index for plane in planes)
+    return float(np.mean(np.diff(indices)) * spacing_mm[planes[0].axis])

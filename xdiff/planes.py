@@ -1,0 +1,276 @@
+"""Planes and what they do to a volume: cutting (A), putting back (A^T), evidence, distance, projection.
+
+The only module that knows axes. Volumes are (C, X, Y, Z) in RAS+ order, numpy or torch (axis-aligned operations are pure
+indexing and work on both; oblique ones are sparse matrices and need numpy). A section of an axis-aligned plane is
+(C, h, w), the two remaining axes in increasing order. Notation as in the method's statement: observation y = {(p_k, s_k)},
+W = A^T 1, mask M = [W > 0], evidence E = W+ A^T y, Delta = distance in mm to the nearest given plane.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.linalg import LinearOperator, cg
+
+AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
+AXIS_NAMES = ("sagittal", "coronal", "axial")
+
+Array = Any  # numpy.ndarray or torch.Tensor
+
+
+@dataclass(frozen=True)
+class Plane:
+    """An axis-aligned section: `index` along `axis` (0 sagittal, 1 coronal, 2 axial), averaged over a box of `thickness` sections.
+
+    thickness = 1 is one row of voxels (exact indexing); 2.5 averages the voxels that a 2.5-voxel-thick box covers.
+    """
+
+    axis: int
+    index: int
+    thickness: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.axis not in (0, 1, 2):
+            raise ValueError(f"axis is {self.axis}, expected 0 (sagittal), 1 (coronal) or 2 (axial)")
+        if self.thickness < 1:
+            raise ValueError(f"thickness is {self.thickness} sections, expected at least 1")
+
+    @property
+    def thin(self) -> bool:
+        return self.thickness == 1
+
+    @property
+    def name(self) -> str:
+        return f"{AXIS_NAMES[self.axis]}:{self.index}" + ("" if self.thin else f"x{self.thickness:g}")
+
+    def profile(self, length: int) -> list[tuple[int, float]]:
+        """(row, weight) pairs of the box average along the axis; weights add up to 1, rows outside the volume are dropped."""
+        if not 0 <= self.index < length:
+            raise ValueError(f"section {self.index} of the {AXIS_NAMES[self.axis]} axis, expected 0..{length - 1}")
+        half = self.thickness / 2
+        rows = range(max(0, int(self.index - half)), min(length, int(np.ceil(self.index + half)) + 1))
+        overlap = [(r, min(r + 0.5, self.index + half) - max(r - 0.5, self.index - half)) for r in rows]
+        total = sum(w for _, w in overlap if w > 1e-9)
+        return [(r, w / total) for r, w in overlap if w > 1e-9]
+
+    def cut(self, volume: Array) -> Array:
+        """Section (C, h, w) of `volume` (C, X, Y, Z)."""
+        rows = self.profile(volume.shape[self.axis + 1])
+        if len(rows) == 1:
+            return volume[_at(self.axis, rows[0][0])]
+        return sum(volume[_at(self.axis, r)] * w for r, w in rows)
+
+    def spread(self, section: Array, volume: Array) -> None:
+        """Add the adjoint of `cut` applied to `section` to `volume`, in place."""
+        for r, w in self.profile(volume.shape[self.axis + 1]):
+            volume[_at(self.axis, r)] += section * w
+
+    def distance_mm(self, shape: Sequence[int], spacing_mm: Sequence[float]) -> np.ndarray:
+        """Distance (X, Y, Z), broadcastable along the other axes, from every voxel to the slab, 0 inside it."""
+        rows = np.abs(np.arange(shape[self.axis]) - self.index) - (self.thickness - 1) / 2
+        view = [1, 1, 1]
+        view[self.axis] = shape[self.axis]
+        return (np.maximum(rows, 0) * spacing_mm[self.axis]).reshape(view)
+
+
+@dataclass(frozen=True)
+class ObliquePlane:
+    """A section at any pose: pixel (i, j) lies at voxel `centre + (i - (h-1)/2) u + (j - (w-1)/2) v`, trilinear.
+
+    centre, u, v are in voxel coordinates of the grid; pixels outside the volume read 0.
+    """
+
+    centre: tuple[float, float, float]
+    u: tuple[float, float, float]
+    v: tuple[float, float, float]
+    size: tuple[int, int]
+
+    thin = False
+
+    @property
+    def name(self) -> str:
+        return "oblique:" + "/".join(f"{x:.2f}" for x in (*self.centre, *self.u, *self.v))
+
+    def points(self) -> np.ndarray:
+        """Voxel coordinates (h * w, 3) of the pixels."""
+        i, j = np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in self.size), indexing="ij")
+        offsets = np.multiply.outer(i.ravel(), self.u) + np.multiply.outer(j.ravel(), self.v)
+        return np.asarray(self.centre) + offsets
+
+    def matrix(self, shape: Sequence[int]) -> sparse.csr_array:
+        """Trilinear interpolation as a sparse matrix (h * w, X * Y * Z), so that the adjoint is its exact transpose."""
+        points = self.points()
+        base = np.floor(points).astype(int)
+        fraction = points - base
+        rows, columns, values = [], [], []
+        for corner in itertools.product((0, 1), repeat=3):
+            voxel = base + corner
+            weight = np.prod(np.where(corner, fraction, 1 - fraction), axis=1)
+            inside = ((voxel >= 0) & (voxel < shape)).all(axis=1) & (weight > 0)
+            rows.append(np.flatnonzero(inside))
+            columns.append(np.ravel_multi_index(voxel[inside].T, tuple(shape)))
+            values.append(weight[inside])
+        size = (len(points), int(np.prod(shape)))
+        return sparse.csr_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=size)
+
+    def cut(self, volume: np.ndarray) -> np.ndarray:
+        matrix = self.matrix(volume.shape[1:])
+        flat = volume.reshape(len(volume), -1)
+        return (matrix @ flat.T).T.reshape(len(volume), *self.size).astype(volume.dtype)
+
+    def spread(self, section: np.ndarray, volume: np.ndarray) -> None:
+        matrix = self.matrix(volume.shape[1:])
+        volume += (matrix.T @ section.reshape(len(section), -1).T).T.reshape(volume.shape).astype(volume.dtype)
+
+    def distance_mm(self, shape: Sequence[int], spacing_mm: Sequence[float]) -> np.ndarray:
+        """Distance (X, Y, Z) to the infinite plane through the section."""
+        spacing = np.asarray(spacing_mm, dtype=float)
+        normal = np.cross(np.asarray(self.u) * spacing, np.asarray(self.v) * spacing)
+        normal /= np.linalg.norm(normal)
+        grid = np.stack(np.meshgrid(*(np.arange(n, dtype=float) for n in shape), indexing="ij"), axis=-1)
+        return np.abs(((grid - self.centre) * spacing) @ normal)
+
+
+AnyPlane = Plane | ObliquePlane
+
+
+def cut(volume: Array, planes: Sequence[AnyPlane]) -> list[Array]:
+    """A: all given sections of `volume` (C, X, Y, Z)."""
+    return [plane.cut(volume) for plane in planes]
+
+
+def adjoint(sections: Sequence[Array], planes: Sequence[AnyPlane], like: Array) -> Array:
+    """A^T: a volume like `like` (C, X, Y, Z) in which every section has been added where it was cut."""
+    volume = like * 0
+    for section, plane in zip(sections, planes, strict=True):
+        plane.spread(section, volume)
+    return volume
+
+
+def coverage(planes: Sequence[AnyPlane], shape: Sequence[int]) -> np.ndarray:
+    """W = A^T 1, (X, Y, Z) float64: how often a voxel was seen, weighted by the slice profile."""
+    like = np.zeros((1, *shape))
+    ones = [np.ones_like(plane.cut(like)) for plane in planes]
+    return adjoint(ones, planes, like)[0]
+
+
+def evidence(
+    sections: Sequence[np.ndarray], planes: Sequence[AnyPlane], shape: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """E = W+ A^T y (C, X, Y, Z) float32 and the mask M = [W > 0] (X, Y, Z) bool; where given planes cross, their mean."""
+    n_contrasts = sections[0].shape[0]
+    back = adjoint([np.asarray(s, dtype=np.float64) for s in sections], planes, np.zeros((n_contrasts, *shape)))
+    seen = coverage(planes, shape)
+    mask = seen > 1e-9
+    return (back * np.where(mask, 1 / np.where(mask, seen, 1), 0)).astype(np.float32), mask
+
+
+def distance_mm(planes: Sequence[AnyPlane], shape: Sequence[int], spacing_mm: Sequence[float]) -> np.ndarray:
+    """Delta, (X, Y, Z) float32: distance in mm to the nearest given plane."""
+    result = np.full(tuple(shape), np.inf)
+    for plane in planes:
+        result = np.minimum(result, plane.distance_mm(shape, spacing_mm))
+    return result.astype(np.float32)
+
+
+def project(volume: np.ndarray, sections: Sequence[np.ndarray], planes: Sequence[AnyPlane]) -> np.ndarray:
+    """Nearest volume to `volume` (C, X, Y, Z) that agrees with the data, V + A^T (A A^T)^+ (y - A V).
+
+    Thin axis-aligned planes: the given values themselves (bit-exact; where planes cross, their mean).
+    Thick or oblique planes: least squares by conjugate gradients to a relative residual of 1e-6.
+    """
+    if all(plane.thin for plane in planes):
+        given, mask = evidence(sections, planes, volume.shape[1:])
+        return np.where(mask, given.astype(volume.dtype), volume)
+    residual = [
+        np.asarray(s, dtype=np.float64) - plane.cut(volume.astype(np.float64))
+        for s, plane in zip(sections, planes, strict=True)
+    ]
+    solved = _solve_normal(residual, planes, volume.shape)
+    return (volume + adjoint(solved, planes, np.zeros(volume.shape))).astype(volume.dtype)
+
+
+def _solve_normal(residual: list[np.ndarray], planes: Sequence[AnyPlane], shape: Sequence[int]) -> list[np.ndarray]:
+    """Solve (A A^T) z = residual by conjugate gradients."""
+    sizes = [r.size for r in residual]
+
+    def split(flat: np.ndarray) -> list[np.ndarray]:
+        parts = np.split(flat, np.cumsum(sizes)[:-1])
+        return [part.reshape(r.shape) for part, r in zip(parts, residual, strict=True)]
+
+    def normal(flat: np.ndarray) -> np.ndarray:
+        return np.concatenate([s.ravel() for s in cut(adjoint(split(flat), planes, np.zeros(shape)), planes)])
+
+    operator = LinearOperator((sum(sizes), sum(sizes)), matvec=normal, dtype=np.float64)
+    flat = np.concatenate([r.ravel() for r in residual])
+    solution, status = cg(operator, flat, rtol=1e-6, maxiter=500)
+    if status < 0:
+        raise RuntimeError(f"projection on {len(planes)} planes broke down (conjugate gradients status {status})")
+    return split(solution)
+
+
+def stack(volume: Array, axis: int) -> Array:
+    """All sections of a volume (C, X, Y, Z) along `axis`: (n, C, h, w), a view."""
+    if isinstance(volume, np.ndarray):
+        return np.moveaxis(volume, axis + 1, 0)
+    return volume.movedim(axis + 1, 0)
+
+
+def unstack(sections: Array, axis: int) -> Array:
+    """Inverse of `stack`: (n, C, h, w) to (C, X, Y, Z), a view."""
+    if isinstance(sections, np.ndarray):
+        return np.moveaxis(sections, 0, axis + 1)
+    return sections.movedim(0, axis + 1)
+
+
+@dataclass(frozen=True)
+class CubeRotation:
+    """One of the 24 rotations that map the voxel grid on itself: new axis a is old axis perm[a], reversed where flip[a]."""
+
+    perm: tuple[int, int, int]
+    flip: tuple[bool, bool, bool]
+
+    def volume(self, volume: np.ndarray) -> np.ndarray:
+        """Rotate (C, X, Y, Z), exactly."""
+        turned = np.transpose(volume, (0, *(p + 1 for p in self.perm)))
+        return np.flip(turned, [a + 1 for a in range(3) if self.flip[a]])
+
+    def plane(self, plane: Plane, shape: Sequence[int]) -> Plane:
+        """The same section after the rotation; `shape` is the (X, Y, Z) before it."""
+        axis = self.perm.index(plane.axis)
+        index = shape[plane.axis] - 1 - plane.index if self.flip[axis] else plane.index
+        return Plane(axis, index, plane.thickness)
+
+    def section(self, section: np.ndarray, plane: Plane) -> np.ndarray:
+        """The pixels (C, h, w) of `plane` before the rotation as the rotated plane reads them."""
+        axis = self.perm.index(plane.axis)
+        new_axes = [a for a in range(3) if a != axis]
+        old_axes = [a for a in range(3) if a != plane.axis]
+        order = [old_axes.index(self.perm[a]) for a in new_axes]
+        turned = np.transpose(section, (0, *(o + 1 for o in order)))
+        return np.flip(turned, [n + 1 for n, a in enumerate(new_axes) if self.flip[a]])
+
+    def inverse(self) -> CubeRotation:
+        perm = tuple(self.perm.index(a) for a in range(3))
+        return CubeRotation(perm, tuple(self.flip[p] for p in perm))
+
+
+def cube_rotations() -> Iterator[CubeRotation]:
+    """The 24 proper rotations of the cube."""
+    for perm in itertools.permutations(range(3)):
+        parity = np.linalg.det(np.eye(3)[list(perm)])
+        for flip in itertools.product((False, True), repeat=3):
+            if parity * (-1) ** sum(flip) > 0:
+                yield CubeRotation(perm, flip)
+
+
+def _at(axis: int, row: int) -> tuple:
+    """Index of one section in a (C, X, Y, Z) array."""
+    where: list = [slice(None)] * 4
+    where[axis + 1] = row
+    return tuple(where)

@@ -1,0 +1,226 @@
+"""The sampling harness: every point of a sweep for every test subject, in one process, resumable volume by volume.
+
+    python -m xdiff.sample --method gaussian --weights DIR --data DIR --split TSV --sweep JSON --out DIR [--shard 1/4]
+
+Writes one NIfTI volume (and a standard deviation where the method gives one) with a JSON sidecar per point and subject,
+then the manifest. A volume whose sidecar has the same key (weights, point, input, version) is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import platform
+import resource
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xdiff.checkpoint import read_weights
+from xdiff.config import MethodEntry, Sweep, digest, from_dict
+from xdiff.data.split import Split, read_split
+from xdiff.data.store import Store
+from xdiff.errors import InputError
+from xdiff.observation import (
+    NotEnoughSections,
+    Observation,
+    Point,
+    choose_planes,
+    gap_mm,
+    leaves_enough_unseen,
+    observe,
+    points_of,
+)
+from xdiff.planes import Plane
+from xdiff.train import MODEL_VERSION, load_module
+from xdiff.volumes import write_volume
+
+MANIFEST = (
+    "subject target prediction std trained_on cohort grid method axis indices given contrasts_given K gap_mm policy "
+    "thickness_mm steps estimate seed train_seed evaluations seconds peak_mib device weights split norm frame"
+).split()
+SKIPPED = "trained_on cohort grid method K axis policy thickness_mm reason".split()
+
+
+def sample(
+    entry: MethodEntry, weights: Path, store: Store, split: Split, sweep: Sweep, out: Path, shard: str = "1/1"
+) -> None:
+    """Reconstruct every test subject at every point of a sweep; `out` gets volumes/, manifest and the points left out."""
+    _, config = read_weights(weights)
+    _check_fits(config, store, weights)
+    subjects = _shard(split.side("test"), shard)
+    if not subjects:
+        raise InputError(store.folder, f"no test subject in shard {shard}", "at least one subject on the test side")
+    method = functools.cache(lambda: load_module(entry).load(weights))
+    rows: list[dict] = []
+    skipped: list[dict] = []
+    for point in points_of(sweep, entry.estimates, entry.min_k):
+        planes, reason = _planes_of(point, store, split.side("test"))
+        if reason:
+            skipped.append({**_origin(config, store), **asdict(point), "reason": reason})
+            continue
+        for subject in subjects:
+            rows.append(_one(method, config, store, split, point, subject, planes[subject], out))
+    _write_table(rows, MANIFEST, out / f"manifest-{shard.replace('/', '-of-')}.tsv")
+    _write_table(skipped, SKIPPED, out / f"skipped-{shard.replace('/', '-of-')}.tsv")
+
+
+def _planes_of(point: Point, store: Store, subjects: list[str]) -> tuple[dict[str, list[Plane]], str]:
+    """Given planes of every test subject, or the reason why this point is left out for the whole cohort."""
+    planes = {}
+    for subject in subjects:
+        foreground = store.foreground(subject)
+        try:
+            planes[subject] = choose_planes(
+                point, foreground, store.labels(subject), store.spacing_mm(subject), subject
+            )
+        except NotEnoughSections as error:
+            return {}, str(error)
+        if not leaves_enough_unseen(planes[subject], foreground):
+            return {}, f"{subject}: less than a quarter of its sections would stay unseen"
+    return planes, ""
+
+
+def _one(
+    method: Any, config: dict, store: Store, split: Split, point: Point, subject: str, planes: list[Plane], out: Path
+) -> dict:
+    """Manifest row of one volume, made now or found finished."""
+    stem = out / "volumes" / point.name / subject
+    names = [p.name for p in planes]
+    key = digest(
+        [config["sha256"], asdict(point), store.sidecar(subject)["sha256"], names, MODEL_VERSION, config["module"]]
+    )
+    sidecar = stem.with_name(f"{subject}_desc-{point.name}.json")
+    if sidecar.exists():
+        row = json.loads(sidecar.read_text())
+        if row.pop("key") == key and Path(row["prediction"]).exists():
+            return row
+    observation = observe(
+        store.volume(subject), planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm
+    )
+    generator = np.random.default_rng([point.seed, int(hashlib.sha256(subject.encode()).hexdigest()[:8], 16)])
+    start = time.perf_counter()
+    volume, std, evaluations = method().reconstruct(observation, point.steps, point.estimate, generator)
+    seconds = time.perf_counter() - start
+    _check_volume(volume, observation, config["method"], subject)
+    row = {
+        "subject": subject,
+        "target": str(store.folder),
+        "prediction": str(_write(volume, observation, store, subject, stem.with_name(f"{subject}_desc-{point.name}"))),
+        "std": ""
+        if std is None
+        else str(_write(std, observation, store, subject, stem.with_name(f"{subject}_desc-{point.name}_std"))),
+        **_origin(config, store),
+        **asdict(point),
+        "indices": ",".join(str(p.index) for p in planes),
+        "given": ";".join(names),
+        "contrasts_given": ",".join(store.contrasts),
+        "gap_mm": round(gap_mm(planes, observation.spacing_mm), 3),
+        "train_seed": config["params"].get("train_seed", 0),
+        "evaluations": evaluations,
+        "seconds": round(seconds, 5),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "device": getattr(method(), "device_name", device_name()),
+        "weights": config["sha256"][:12],
+        "split": split.sha[:12],
+        "norm": store.norm,
+        "frame": store.frame,
+    }
+    temporary = sidecar.with_suffix(".tmp")
+    temporary.write_text(json.dumps({**row, "key": key}, indent=1, allow_nan=True) + "\n")
+    os.replace(temporary, sidecar)
+    return row
+
+
+def _write(volume: np.ndarray, observation: Observation, store: Store, subject: str, stem: Path) -> Path:
+    """One NIfTI file per contrast in raw units, in the subject's own space; returns the first one's path.
+
+    Given voxels that differ from the data by rounding alone (dividing by the scale and multiplying again) get the exact
+    values back; a larger difference is the method's own and stays.
+    """
+    scale = (observation.scale * store.scale(subject))[:, None, None, None]
+    raw = volume.astype(np.float32) * scale
+    if not stem.name.endswith("_std") and all(p.thin for p in observation.planes):
+        truth = store.volume(subject) * store.scale(subject)[:, None, None, None]
+        rounding = observation.mask & (np.abs(raw - truth) <= 1e-5 * scale)
+        raw = np.where(rounding, truth, raw)
+    paths = [stem.with_name(f"{stem.name}_{contrast}.nii.gz") for contrast in store.contrasts]
+    for path, contrast in zip(paths, raw, strict=True):
+        write_volume(path, contrast, store.affine(subject))
+    return paths[0]
+
+
+def _check_fits(config: dict, store: Store, weights: Path) -> None:
+    """Weights made for another array or other contrasts are refused, not bent to fit."""
+    for key, found in (("shape", list(store.shape)), ("contrasts", list(store.contrasts)), ("norm", store.norm)):
+        if config[key] != found:
+            raise InputError(weights, f"weights for {key} {config[key]}", f"{found} as {store.folder}")
+
+
+def _check_volume(volume: np.ndarray, observation: Observation, method: str, subject: str) -> None:
+    expected = (len(observation.contrasts), *observation.shape)
+    if volume.shape != expected or not np.isfinite(volume).all():
+        raise ValueError(
+            f"{method} on {subject}: volume {volume.shape}, finite {bool(np.isfinite(volume).all())}; expected finite {expected}"
+        )
+
+
+def _origin(config: dict, store: Store) -> dict:
+    return {"trained_on": config["trained_on"], "cohort": store.cohort, "grid": store.grid, "method": config["method"]}
+
+
+def _shard(subjects: list[str], shard: str) -> list[str]:
+    i, n = (int(x) for x in shard.split("/"))
+    if not 1 <= i <= n:
+        raise ValueError(f"shard is {shard}, expected i/n with 1 <= i <= n")
+    return subjects[i - 1 :: n]
+
+
+@functools.cache
+def device_name() -> str:
+    """The processor's name, for every row that carries a time."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    return f"{name} ({os.environ.get('OMP_NUM_THREADS', os.cpu_count())} threads)"
+
+
+def _write_table(rows: list[dict], columns: list[str], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows, columns=columns).to_csv(path, sep="\t", index=False)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="xdiff sample", description="Reconstruct the test subjects of a cohort at every point of a sweep."
+    )
+    parser.add_argument("--entry", required=True, help="the method's config entry as JSON")
+    parser.add_argument("--weights", required=True, type=Path, help="weights folder")
+    parser.add_argument("--data", required=True, type=Path, help="preprocessed cohort, results/data/COHORT/GRID")
+    parser.add_argument("--split", required=True, type=Path, help="split TSV")
+    parser.add_argument("--sweep", required=True, help="the sweep's config entry as JSON")
+    parser.add_argument("--out", required=True, type=Path, help="folder for volumes and the manifest")
+    parser.add_argument("--shard", default="1/1", help="i/n: every n-th test subject from the i-th")
+    args = parser.parse_args(argv)
+    entry = from_dict(MethodEntry, json.loads(args.entry), "methods.*")
+    sweep = from_dict(Sweep, json.loads(args.sweep), "sweeps.*")
+    sample(entry, args.weights, Store(args.data), read_split(args.split), sweep, args.out, args.shard)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

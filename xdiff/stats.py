@@ -1,0 +1,191 @@
+"""Patient-level statistics of results/metrics/all.tsv: reading and checking it, bootstrap intervals, paired tests.
+
+The unit of every interval and test is the patient: contrasts are averaged per volume, then seeds, then the visits of a
+patient, so that a patient with two visits and four contrasts counts once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from xdiff.data.split import patient_of
+from xdiff.errors import InputError
+
+# What was asked (POINT), what answered (ROW): the groups over which patients are averaged.
+POINT = ["trained_on", "cohort", "grid", "frame", "axis", "policy", "thickness_mm", "K"]
+ROW = ["method", "estimate", "steps"]
+MEASURE = ["region", "metric"]
+CURVE = ["x_name", "x"]
+_TEXT = [*POINT[:-2], "method", "estimate", "subject", "contrast", *MEASURE, "x_name"]
+_FREE_TEXT = ["indices", "norm", "split", "weights", "device"]
+_WHOLE = ["K", "steps", "seed", "train_seed"]
+_REAL = ["gap_mm", "thickness_mm", "x", "value"]
+COLUMNS = [*_TEXT, *_FREE_TEXT, *_WHOLE, *_REAL]
+_IDENTITY = [c for c in COLUMNS if c not in ("value", "norm", "split", "weights", "device")]
+# 512 groups x 2000 resamples of float64 are 8 MB: the working set of one matrix product.
+_GROUPS_AT_ONCE = 512
+
+
+def read_metrics(path: Path | str) -> pd.DataFrame:
+    """Read the long table, one measured number per row, and refuse what would make an average wrong.
+
+    Empty `steps`, `seed`, `train_seed` become 0 and empty `thickness_mm` 0.0 (thin): these rows have no such setting.
+    Rows whose value is NaN (a metric without a meaning there, such as the tumour of a healthy brain) are dropped and
+    counted on stderr. Raises InputError on missing columns, no rows, duplicated rows, a row of mixed norms.
+    """
+    table = pd.read_csv(path, sep="\t", dtype={c: str for c in [*_TEXT, *_FREE_TEXT]}, keep_default_na=True)
+    missing = [c for c in COLUMNS if c not in table.columns]
+    if missing:
+        raise InputError(path, f"no column {', '.join(missing)}", f"the columns {' '.join(COLUMNS)}")
+    if table.empty:
+        raise InputError(path, "no rows", "one measured number per row")
+    table[_TEXT + _FREE_TEXT] = table[_TEXT + _FREE_TEXT].fillna("")
+    if table["K"].isna().any():
+        raise InputError(path, f"{int(table['K'].isna().sum())} rows without K", "an integer in every row")
+    table[_WHOLE] = table[_WHOLE].fillna(0).astype(np.int64)
+    table["thickness_mm"] = table["thickness_mm"].fillna(0.0)
+    _refuse_duplicates(table, path)
+    _refuse_mixed_norms(table, path)
+    return _drop_undefined(table, path)
+
+
+def _refuse_duplicates(table: pd.DataFrame, path: Path | str) -> None:
+    twice = table.duplicated(_IDENTITY)
+    if twice.any():
+        first = table.loc[twice, ["method", "estimate", "K", "axis", "policy", "subject", "contrast", *MEASURE, "x"]].iloc[0]
+        example = " ".join(f"{name}={value}" for name, value in first.items())
+        raise InputError(path, f"{int(twice.sum())} duplicated rows, first {example}", "each number once")
+
+
+def _refuse_mixed_norms(table: pd.DataFrame, path: Path | str) -> None:
+    norms = table[[*POINT, *ROW, "norm"]].drop_duplicates()
+    mixed = norms[norms.duplicated([*POINT, *ROW], keep=False)]
+    if len(mixed):
+        first = mixed.iloc[0]
+        raise InputError(path, f"norms {sorted(mixed['norm'].unique())} for {first['method']} K={first['K']}", "one norm")
+
+
+def _drop_undefined(table: pd.DataFrame, path: Path | str) -> pd.DataFrame:
+    undefined = table["value"].isna()
+    if undefined.any():
+        counts = table.loc[undefined, MEASURE].value_counts().head(8)
+        listed = ", ".join(f"{metric} in {region}: {n}" for (region, metric), n in counts.items())
+        print(f"{path}: {int(undefined.sum())} undefined values left out ({listed})", file=sys.stderr)
+    return table[~undefined].reset_index(drop=True)
+
+
+def is_curve(metrics: pd.DataFrame) -> pd.Series:
+    """True for the rows of curves and bands (which have an x), False for scalars; shape (rows,)."""
+    return metrics["x_name"] != ""
+
+
+def patient_values(metrics: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """One value per patient and group: columns `keys`, patient, value, volumes (visits behind the value).
+
+    Averages over contrasts, then seeds and training seeds, then visits, in this order: a missing contrast of one seed
+    weighs no more than the others.
+    """
+    keys = list(keys)
+    frame = metrics[[*keys, "subject", "seed", "train_seed", "value"]].copy()
+    for name in [*keys, "subject"]:
+        if not pd.api.types.is_numeric_dtype(frame[name]):
+            frame[name] = frame[name].astype("category")  # grouping by codes is ten times faster than by strings
+    for by in ([*keys, "subject", "seed", "train_seed"], [*keys, "subject"]):
+        frame = frame.groupby(by, observed=True, sort=False)["value"].mean().reset_index()
+    patients = {subject: patient_of(subject) for subject in frame["subject"].unique()}
+    frame["patient"] = frame["subject"].map(patients).astype("category")
+    grouped = frame.groupby([*keys, "patient"], observed=True, sort=True)["value"]
+    out = grouped.agg(value="mean", volumes="size").reset_index()
+    return out.astype({c: metrics[c].dtype for c in keys} | {"patient": str})
+
+
+def summarise(metrics: pd.DataFrame, keys: Sequence[str], n_boot: int = 2000) -> pd.DataFrame:
+    """Mean over patients and 95 % bootstrap interval of every group: `keys`, mean, lo, hi, n (patients), volumes."""
+    return summarise_patients(patient_values(metrics, keys), keys, n_boot)
+
+
+def summarise_patients(values: pd.DataFrame, keys: Sequence[str], n_boot: int = 2000) -> pd.DataFrame:
+    """The same from one value per patient and group (`keys`, patient, value, volumes), as patient_values gives them."""
+    keys = list(keys)
+    values = values.sort_values([*keys, "patient"])
+    groups = values.groupby(keys, sort=False)
+    out = groups["volumes"].agg(n="size", volumes="sum").reset_index()
+    out[["mean", "lo", "hi"]] = np.nan
+    starts = np.concatenate([[0], np.cumsum(out["n"].to_numpy())[:-1]])  # the groups are contiguous
+    flat = values["value"].to_numpy()
+    for n in out["n"].unique():
+        rows = np.flatnonzero(out["n"].to_numpy() == n)
+        for part in np.split(rows, range(_GROUPS_AT_ONCE, len(rows), _GROUPS_AT_ONCE)):
+            stacked = flat[starts[part][:, None] + np.arange(n)]
+            out.loc[part, ["mean", "lo", "hi"]] = _intervals(stacked, n_boot, seed=0)
+    return out[[*keys, "mean", "lo", "hi", "n", "volumes"]]
+
+
+def bootstrap_mean(values_by_patient: pd.Series, n_boot: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+    """Mean over patients with its 95 % percentile bootstrap interval, as (mean, lo, hi).
+
+    `values_by_patient`: one number per row, indexed by patient; rows of one patient (visits) are averaged first.
+    The interval of fewer than two patients, or of infinite values, is NaN. Raises ValueError on no values or NaN.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), section 13.3.
+    """
+    means = _by_patient(values_by_patient).to_numpy()
+    mean, lo, hi = _intervals(means[None], n_boot, seed)[0]
+    return float(mean), float(lo), float(hi)
+
+
+class PairedDifference(NamedTuple):
+    """Mean of a - b over the patients in both, its 95 % bootstrap interval, Wilcoxon signed-rank p, patients."""
+
+    mean: float
+    lo: float
+    hi: float
+    p: float
+    n: int
+
+
+def paired_difference(a: pd.Series, b: pd.Series, n_boot: int = 2000, seed: int = 0) -> PairedDifference:
+    """Compare two methods on the patients that both have; `a`, `b`: values indexed by patient (visits are averaged).
+
+    p is two-sided; it is 1 where no patient differs, and it cannot fall below 2^(1-n): six patients are the least
+    that can give p < 0.05. Raises ValueError when no patient is in both.
+    """
+    from scipy.stats import wilcoxon  # 0.7 s to import: paid only by those who test
+
+    both = pd.concat({"a": _by_patient(a), "b": _by_patient(b)}, axis=1, join="inner").sort_index()
+    if both.empty:
+        raise ValueError(f"no patient in both: {len(a)} and {len(b)} values")
+    difference = (both["a"] - both["b"]).to_numpy()
+    mean, lo, hi = _intervals(difference[None], n_boot, seed)[0]
+    p = float(wilcoxon(difference).pvalue) if np.any(difference != 0) else 1.0
+    return PairedDifference(float(mean), float(lo), float(hi), p, len(difference))
+
+
+def _by_patient(values: pd.Series) -> pd.Series:
+    """Mean per patient, sorted by patient, so that the result does not depend on the order of the rows."""
+    if values.empty or values.isna().any():
+        raise ValueError(f"{int(values.isna().sum())} NaN among {len(values)} values, expected at least one and no NaN")
+    return values.groupby(level=0, sort=True).mean()
+
+
+@lru_cache(maxsize=32)
+def _resampling_weights(n: int, n_boot: int, seed: int) -> np.ndarray:
+    """Weights (n_boot, n) of bootstrap means: how often each of n patients is drawn, over n; every row sums to 1."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot) / n
+
+
+def _intervals(values: np.ndarray, n_boot: int, seed: int) -> np.ndarray:
+    """Mean, lower and upper 95 % bound of every row of `values` (groups, patients); shape (groups, 3)."""
+    out = np.full((len(values), 3), np.nan)
+    out[:, 0] = values.mean(axis=1)
+    bounded = np.isfinite(values).all(axis=1)
+    if values.shape[1] >= 2 and bounded.any():
+        means = values[bounded] @ _resampling_weights(values.shape[1], n_boot, seed).T
+        out[bounded, 1:] = np.quantile(means, [0.025, 0.975], axis=1).T
+    return out

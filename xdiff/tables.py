@@ -1,0 +1,144 @@
+"""The paper's tables from results/metrics/all.tsv: main.tsv (every number), main.md and main.tex (to read), paired.tsv.
+
+`python -m xdiff.tables --metrics results/metrics/all.tsv --out results/tables [--skipped results/metrics/skipped.tsv]`
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from xdiff.errors import InputError
+from xdiff.layout import TRIVIAL, layout, method_rank
+from xdiff.markup import Cell, Table, to_latex, to_markdown
+from xdiff.stats import MEASURE, POINT, ROW, is_curve, paired_difference, patient_values, read_metrics, summarise
+
+MAIN_COLUMNS = [*POINT[:-1], *ROW, *MEASURE, "K", "mean", "lo", "hi", "n", "volumes", "seconds", "evaluations"]
+MAIN_COLUMNS += ["device", "split"]
+PAIRED_COLUMNS = [*POINT, "region", *ROW, "reference", "reference_method", "mean", "lo", "hi", "p", "n"]
+
+
+def main_numbers(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Every scalar measure as mean, 95 % interval, n patients, volumes, beside the cost of its row: MAIN_COLUMNS.
+
+    `seconds` is the median over volumes; it is empty where the volumes of a row were made on several devices, since
+    times are never compared across devices. `evaluations` is the median number of section evaluations.
+    """
+    scalars = metrics[~is_curve(metrics)]
+    out = summarise(scalars, [*POINT, *ROW, *MEASURE])
+    timed = scalars[scalars["metric"].isin(["seconds", "evaluations"])]
+    cost = timed.groupby([*POINT, *ROW, "metric"])["value"].median().unstack("metric")
+    cost = cost.reindex(columns=["seconds", "evaluations"])
+    timed = timed.groupby([*POINT, *ROW])["device"]
+    cost["device"] = timed.agg(lambda d: " + ".join(sorted(set(d))))
+    cost.loc[timed.nunique().reindex(cost.index) > 1, "seconds"] = np.nan
+    family = ["trained_on", "cohort", "grid", "frame"]
+    splits = scalars.groupby(family)["split"].agg(lambda s: " + ".join(sorted(set(s)))).rename("split")
+    out = out.join(cost, on=[*POINT, *ROW]).join(splits, on=family).fillna({"device": ""})
+    order = out["method"].map(method_rank)
+    by = [*POINT[:-1], "order", *ROW, *MEASURE, "K"]
+    return out.assign(order=order).sort_values(by, ignore_index=True)[MAIN_COLUMNS]
+
+
+def read_main(path: Path | str) -> pd.DataFrame:
+    """main.tsv as main_numbers returned it."""
+    return _read(path, MAIN_COLUMNS).fillna({"device": "", "split": ""})
+
+
+def read_paired(path: Path | str) -> pd.DataFrame:
+    """paired.tsv as paired_numbers returned it."""
+    return _read(path, PAIRED_COLUMNS)
+
+
+def _read(path: Path | str, columns: list[str]) -> pd.DataFrame:
+    table = pd.read_csv(path, sep="\t", dtype={"device": str, "split": str})
+    missing = [c for c in columns if c not in table.columns]
+    if missing:
+        raise InputError(path, f"no column {', '.join(missing)}", f"the columns {' '.join(columns)}")
+    return table
+
+
+def paired_numbers(metrics: pd.DataFrame) -> pd.DataFrame:
+    """PSNR of every row minus the gaussian row and minus the best trivial row, patient by patient, at every point.
+
+    Columns: the point, region, method, estimate, steps, reference (gaussian | best_trivial), reference_method, mean,
+    lo, hi (dB), p (Wilcoxon signed rank, two-sided, not corrected for the number of rows), n. The best trivial row is
+    the one with the highest mean on these very patients, which favours it, never the method.
+    """
+    wanted = metrics["region"].isin(["unseen", "unseen_masked"]) & (metrics["metric"] == "psnr") & ~is_curve(metrics)
+    values = patient_values(metrics[wanted & (metrics["method"] != "truth")], [*POINT, *ROW, "region"])
+    rows = []
+    for point, here in values.groupby([*POINT, "region"]):
+        trivial = here[here["method"].isin(TRIVIAL)]
+        if trivial.empty:
+            continue
+        best = trivial.groupby("method")["value"].mean().idxmax()
+        for name, reference in (("gaussian", "gaussian"), ("best_trivial", best)):
+            floor = trivial[trivial["method"] == reference].set_index("patient")["value"]
+            others = here[here["method"] != reference] if len(floor) else here.iloc[:0]
+            for row, own in others.groupby(ROW):
+                difference = paired_difference(own.set_index("patient")["value"], floor)
+                rows.append((*point, *row, name, reference, *difference))
+    table = pd.DataFrame(rows, columns=PAIRED_COLUMNS)
+    order = table["method"].map(method_rank)
+    by = [*POINT, "region", "reference", "order", *ROW]
+    return table.assign(order=order).sort_values(by, ignore_index=True)[PAIRED_COLUMNS]
+
+
+def skipped_table(path: Path | str) -> Table | None:
+    """The points left out before any reconstruction, counted over subjects; None where there are none.
+
+    The file has one row per point left out: any columns, of which `subject` is counted and the others are printed.
+    """
+    left_out = pd.read_csv(path, sep="\t", dtype=str).fillna("")
+    if left_out.empty:
+        return None
+    named = [c for c in left_out.columns if c != "subject"]
+    counted = left_out.groupby(named, sort=True).size().reset_index(name="volumes")
+    columns = tuple(("", c) for c in [*named[1:], "volumes"])
+    rows = tuple((str(r[0]), tuple(Cell(str(v)) for v in r[1:])) for r in counted.itertuples(index=False, name=None))
+    return Table("Points left out", "Listed, never shrunk to a K that fits.", columns, rows)
+
+
+def markdown(sections: list[tuple[str, list[Table]]]) -> str:
+    """main.md: one heading per family, one Markdown table per Table."""
+    parts = [f"## {title}\n\n" + "\n".join(map(to_markdown, tables)) for title, tables in sections]
+    return "# Results\n\n" + "\n".join(parts)
+
+
+def latex(sections: list[tuple[str, list[Table]]]) -> str:
+    """main.tex: floats to \\input into a paper whose preamble has \\usepackage{booktabs}."""
+    parts = ["% Made by python -m xdiff.tables; preamble: \\usepackage{booktabs}"]
+    for i, (title, tables) in enumerate(sections):
+        parts += [f"% {title}"]
+        named = (Table(f"{title}: {t.title}", t.caption, t.columns, t.rows) for t in tables)
+        parts += [to_latex(table, f"tab:{i}-{j}") for j, table in enumerate(named)]
+    return "\n".join(parts)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write main.tsv, main.md, main.tex and paired.tsv into the folder `--out`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--metrics", type=Path, required=True, help="results/metrics/all.tsv")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the tables")
+    parser.add_argument("--skipped", type=Path, help="points left out, to list them under the tables")
+    args = parser.parse_args(argv)
+    metrics = read_metrics(args.metrics)
+    args.out.mkdir(parents=True, exist_ok=True)
+    numbers = main_numbers(metrics)
+    numbers.to_csv(args.out / "main.tsv", sep="\t", index=False, float_format="%.6g")
+    paired = paired_numbers(metrics)
+    paired.to_csv(args.out / "paired.tsv", sep="\t", index=False, float_format="%.6g")
+    sections = layout(numbers, paired)
+    left_out = skipped_table(args.skipped) if args.skipped else None
+    sections += [("Left out", [left_out])] if left_out else []
+    (args.out / "main.md").write_text(markdown(sections), encoding="utf-8")
+    (args.out / "main.tex").write_text(latex(sections), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

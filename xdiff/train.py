@@ -1,0 +1,96 @@
+"""The training harness: loads a method by name, trains it where it learns, and alone writes weights folders.
+
+    python -m xdiff.train --method gaussian --entry JSON --data results/data/c/g --split split.tsv --out results/models/c/g/m
+
+The same command again resumes: checkpoints live beside `--out` in a folder keyed by the hash of entry, data and split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import importlib
+import json
+import time
+from pathlib import Path
+from types import ModuleType
+
+from xdiff.checkpoint import read_weights, write_weights
+from xdiff.config import MethodEntry, digest, from_dict
+from xdiff.data.split import Split, read_split
+from xdiff.data.store import Store
+from xdiff.errors import InputError
+
+MODEL_VERSION = 1  # raise when a method's weights or results change their meaning
+
+
+def load_module(entry: MethodEntry) -> ModuleType:
+    """The method's module; the one place where names become code."""
+    try:
+        module = importlib.import_module(entry.module)
+    except ModuleNotFoundError as error:
+        raise InputError("methods.*.module", repr(entry.module), f"an importable module ({error})") from error
+    if not hasattr(module, "load"):
+        raise InputError(entry.module, "no function `load`", "a method: load(weights), and train(...) where it learns")
+    return module
+
+
+def train(name: str, entry: MethodEntry, store: Store, split: Split, out: Path) -> None:
+    """Train one method on one store and write its weights folder `out`."""
+    described = {
+        "method": name,
+        "module": entry.module,
+        "params": entry.params,
+        "trained_on": store.cohort,
+        "grid": store.grid,
+        "shape": list(store.shape),
+        "contrasts": list(store.contrasts),
+        "frame": store.frame,
+        "norm": store.norm,
+        "data": store.fingerprint,
+        "split": split.sha,
+        "model_version": MODEL_VERSION,
+    }
+    key = digest(described)
+    if _finished(out, key):
+        print(f"{name}: weights of {key} are there already")
+        return
+    module = load_module(entry)
+    workdir = out.with_name(f"{out.name}.checkpoints") / key
+    start = time.perf_counter()
+    tensors = {}
+    if hasattr(module, "train"):
+        workdir.mkdir(parents=True, exist_ok=True)
+        tensors = module.train(store, split, entry.params, workdir)
+    sha = write_weights(out, tensors, {**described, "key": key, "seconds": round(time.perf_counter() - start, 2)})
+    print(f"{name}: weights {sha[:12]} after {time.perf_counter() - start:.1f} s")
+
+
+def _finished(out: Path, key: str) -> bool:
+    config = out / "config.json"
+    if not config.exists() or json.loads(config.read_text()).get("key") != key:
+        return False
+    try:
+        read_weights(out)
+    except InputError:
+        return False
+    return True
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="xdiff train", description="Train one method on one preprocessed cohort.")
+    parser.add_argument("--method", required=True, help="name of the method, as results are labelled")
+    parser.add_argument("--entry", required=True, help="its config entry as JSON")
+    parser.add_argument("--data", required=True, type=Path, help="preprocessed cohort, results/data/COHORT/GRID")
+    parser.add_argument("--split", required=True, type=Path, help="split TSV")
+    parser.add_argument("--out", required=True, type=Path, help="weights folder to write")
+    args = parser.parse_args(argv)
+    entry = from_dict(MethodEntry, json.loads(args.entry), f"methods.{args.method}")
+    train(args.method, entry, Store(args.data), read_split(args.split), args.out)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
