@@ -33,9 +33,7 @@ class Interpolation:
         """Volume (C, X, Y, Z) in units of the observation's scale; the standard deviation is unknown; no evaluations."""
         axis, indices, sections = _one_axis(observation)
         if len(indices) < NEEDED[self.kind]:
-            raise ValueError(
-                f"{self.kind} interpolation of {len(indices)} sections, expected at least {NEEDED[self.kind]}"
-            )
+            raise ValueError(f"{self.kind} interpolation of {len(indices)} sections, expected at least {NEEDED[self.kind]}")
         rows = np.clip(np.arange(observation.shape[axis]), indices[0], indices[-1])
         stacked = _interpolate(self.kind, indices, sections, rows)
         volume = np.ascontiguousarray(np.moveaxis(stacked, 0, axis + 1), dtype=np.float32)

@@ -13,7 +13,7 @@ from xdiff.checkpoint import Tensors, read_weights
 from xdiff.data.split import Split
 from xdiff.data.store import Store
 from xdiff.gaussian import LinearGaussian, Posterior
-from xdiff.gaussian_fit import fit, training_rows, with_mirror
+from xdiff.gaussian_fit import fit, from_tensors, to_tensors, training_rows, with_mirror
 from xdiff.observation import Observation
 from xdiff.planes import project
 
@@ -26,7 +26,7 @@ def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
     if kind == "zeros":
         return {}
     if kind == "gaussian":
-        return gaussian_tensors(fit(store, split, params.get("max_volumes", 400)))
+        return to_tensors(fit(store, split, params.get("max_volumes", 400)))
     rows, _ = training_rows(store, split.side("train"), params.get("max_volumes", 400))
     half = rows[: len(rows) // 2]
     return {"mean": rows.mean(axis=0)} if kind == "mean_template" else {"rows": half.astype(np.float16)}
@@ -37,23 +37,6 @@ def load(weights: Path) -> Trivial:
     return Trivial(_kind(config["params"]), tensors)
 
 
-def gaussian_tensors(model: LinearGaussian) -> Tensors:
-    """A fitted core as arrays to save; mirror images are made again on loading."""
-    rows = model.rows[: model.n_rows // 2]
-    dtype = np.float16 if np.array_equal(rows.astype(np.float16).astype(np.float32), rows) else np.float32
-    return {
-        "rows": rows.astype(dtype),
-        "lambdas": model.lambdas,
-        "lengths_mm": model.lengths_mm,
-        "inflation": model.inflation,
-    }
-
-
-def gaussian_model(tensors: Tensors) -> LinearGaussian:
-    rows = with_mirror(tensors["rows"].astype(np.float32))
-    return LinearGaussian(rows, tensors["lambdas"], tensors["lengths_mm"], tensors["inflation"])
-
-
 class Trivial:
     """One of the trivial rows, ready to reconstruct."""
 
@@ -62,7 +45,7 @@ class Trivial:
         if kind in ("retrieval", "gaussian"):
             fitted = {"lambdas", "lengths_mm", "inflation"} <= set(tensors)
             rows = tensors["rows"]
-            self.model = gaussian_model(tensors) if fitted else LinearGaussian(with_mirror(rows.astype(np.float32)))
+            self.model = from_tensors(tensors) if fitted else LinearGaussian(with_mirror(rows.astype(np.float32)))
 
     def reconstruct(
         self, observation: Observation, steps: int, estimate: str, generator: np.random.Generator
@@ -85,9 +68,7 @@ class Trivial:
         return project(self.model.rows[nearest], observation.sections, observation.planes)
 
 
-def _gaussian(
-    posterior: Posterior, estimate: str, generator: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray | None]:
+def _gaussian(posterior: Posterior, estimate: str, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
     if estimate == "mean":
         return posterior.mean, posterior.std()
     if estimate == "sample":

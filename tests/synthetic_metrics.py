@@ -125,6 +125,15 @@ def synthetic_metrics(
     return pd.DataFrame(rows)[COLUMNS]
 
 
+def small_metrics(psnr: dict[tuple[str, int, str], float], **columns: object) -> pd.DataFrame:
+    """Long rows of psnr in unseen_masked from {(method, K, subject): dB}; `columns` replace the common values."""
+    common = synthetic_metrics(patients=1, cohorts=("knee",)).iloc[0].to_dict() | dict(
+        frame="centred", grid="2mm", trained_on="knee", region="unseen_masked", metric="psnr", x_name="", x=np.nan
+    )
+    rows = [common | dict(method=m, K=k, subject=s, value=v) | columns for (m, k, s), v in psnr.items()]
+    return pd.DataFrame(rows)
+
+
 def write_metrics(table: pd.DataFrame, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(path, sep="\t", index=False)

@@ -11,6 +11,7 @@ from xdiff.layout import (
     difference_from,
     families,
     in_setting,
+    is_reference,
     row_labels,
     settings_in_order,
     span,
@@ -40,8 +41,9 @@ def gains(metrics: pd.DataFrame) -> pd.DataFrame:
     """Patient-paired PSNR gain in `unseen` over the gaussian row of every row that is not trivial; may be empty."""
     wanted = (metrics["region"] == "unseen") & (metrics["metric"] == "psnr") & ~is_curve(metrics)
     values = patient_values(metrics[wanted], [*POINT, *ROW])
-    floor = values[values["method"] == "gaussian"].groupby([*POINT, "patient"])["value"].mean().rename("floor")
-    pairs = values[~values["method"].isin(TRIVIAL)].join(floor, on=[*POINT, "patient"], how="inner")
+    floor = values[(values["method"] == "gaussian") & is_reference(values)]
+    floor = floor.groupby([*POINT, "patient"])["value"].mean().rename("floor").reset_index()
+    pairs = values[~values["method"].isin(TRIVIAL)].merge(floor, on=[*POINT, "patient"])
     return summarise_patients(pairs.assign(value=pairs["value"] - pairs["floor"]), [*POINT, *ROW])
 
 
@@ -97,7 +99,7 @@ def psnr_vs_k(metrics: pd.DataFrame) -> str:
         told = [_best_and_floor(own[own["K"] == k], k, labels) for k in sorted({own["K"].min(), own["K"].max()})]
         parts.append(f"{title} ({base}): {'; '.join(told)}")
     zeros = summary[(summary["method"] == "zeros") & (summary["region"] == "unseen")]["mean"]
-    below = f" The row zeros ({zeros.min():.1f} to {zeros.max():.1f} dB in unseen) is not drawn." if len(zeros) else ""
+    below = f" The row zeros (at most {zeros.max():.1f} dB in unseen) is not drawn." if len(zeros) else ""
     return (
         "PSNR against the number K of given slices, in unseen (the headline) and unseen_masked, and the gain over the "
         "gaussian row paired by patient (linear within 1 dB, logarithmic beyond). Bars: 95 % bootstrap interval over "
@@ -107,8 +109,13 @@ def psnr_vs_k(metrics: pd.DataFrame) -> str:
 
 def _best_and_floor(rows: pd.DataFrame, k: int, labels: dict) -> str:
     ranked = rows.sort_values("mean")
-    told = [ranked.iloc[-1], *(row for _, row in ranked[ranked["method"].isin(TRIVIAL)].iloc[-1:].iterrows())]
-    return f"K = {k}: " + ", ".join(f"{_name(row, labels)} {_value(row)}" for row in told)
+    best, trivial = ranked.iloc[-1], ranked[is_reference(ranked)]
+    told = f"K = {k}: {_name(best, labels)} {_value(best)}"
+    if trivial.empty:
+        return told
+    if trivial.index[-1] == best.name:
+        return f"{told}, a trivial row"
+    return f"{told}, {_name(trivial.iloc[-1], labels)} {_value(trivial.iloc[-1])}"
 
 
 def error_vs_distance(metrics: pd.DataFrame) -> str:
@@ -148,13 +155,13 @@ def axes_policies(metrics: pd.DataFrame) -> str:
 
 def panel(one: Panel) -> str:
     """Caption of a qualitative figure."""
-    given = ", ".join(str(i) for i in one.indices) if isinstance(one.indices, list) else str(one.indices)
+    given = str(one.indices).strip("[]").replace(" ", "").replace(",", ", ")
     trained = "" if one.trained_on == one.cohort else f", trained on {one.trained_on}"
     return (
-        f"{one.subject} of {one.cohort} ({one.grid}, {one.contrast}{trained}): truth and reconstructions from "
+        f"{one.subject} of {one.cohort} (grid {one.grid}, {one.contrast}{trained}): truth and reconstructions from "
         f"K = {one.K} {one.axis} slice{'s' * (one.K != 1)} (index {given}; blue lines, and a blue frame where the view "
         f"is itself given), estimate {one.estimate}. Below, absolute error on one scale from 0 to "
-        f"{one.error_limit():.2f}, where 1 is the truth's 99.5th percentile."
+        f"{one.error_limit():.2f}, where 1 is the truth's 99.5th percentile; larger errors share its colour."
     )
 
 

@@ -43,6 +43,7 @@ class LinearGaussian:
     lambdas: np.ndarray = field(default_factory=lambda: np.full((3, len(FIT_K)), 0.05))
     lengths_mm: np.ndarray = field(default_factory=lambda: np.full((3, len(FIT_K)), 12.0))
     inflation: np.ndarray = field(default_factory=lambda: np.ones((3, len(FIT_K))))
+    subjects: tuple[str, ...] = ()  # whose volumes the first half of `rows` are, where known
 
     def __post_init__(self) -> None:
         self._grams: dict[int, np.ndarray] = {}

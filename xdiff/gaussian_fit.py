@@ -42,7 +42,7 @@ def fit(store: Store, split: Split, max_volumes: int = 400, n_checked: int = 8) 
     n_checked volumes, with the volumes themselves.
     """
     rows, subjects = training_rows(store, split.side("train"), max_volumes)
-    model = LinearGaussian(rows)
+    model = LinearGaussian(rows, subjects=tuple(subjects))
     for axis in range(3):
         for j, k in enumerate(FIT_K):
             _fit_point(model, store, subjects, axis, j, k, n_checked)
@@ -105,3 +105,20 @@ def _ridge_errors(model: LinearGaussian, row: int, planes: list[Plane]) -> np.nd
 def leave_one_out(model: LinearGaussian, row: int, observation: Observation) -> np.ndarray:
     """G (C, X, Y, Z) of a training volume without it and its mirror image: what a network may be shown in training."""
     return model.estimate(observation, model.without(row))
+
+
+def to_tensors(model: LinearGaussian) -> dict[str, np.ndarray]:
+    """A fitted core as arrays to save; mirror images are made again on loading."""
+    rows = model.rows[: model.n_rows // 2]
+    dtype = np.float16 if np.array_equal(rows.astype(np.float16).astype(np.float32), rows) else np.float32
+    return {
+        "rows": rows.astype(dtype),
+        "lambdas": model.lambdas,
+        "lengths_mm": model.lengths_mm,
+        "inflation": model.inflation,
+    }
+
+
+def from_tensors(tensors: dict[str, np.ndarray]) -> LinearGaussian:
+    rows = with_mirror(tensors["rows"].astype(np.float32))
+    return LinearGaussian(rows, tensors["lambdas"], tensors["lengths_mm"], tensors["inflation"])

@@ -29,6 +29,11 @@ def method_rank(method: str) -> float:
     return METHODS.index(method) if method in METHODS else len(METHODS) - 1.5
 
 
+def is_reference(rows: pd.DataFrame) -> pd.Series:
+    """True for what others are compared to: the trivial methods' mean, not samples of the gaussian row."""
+    return rows["method"].isin(TRIVIAL) & (rows["estimate"] == "mean")
+
+
 def row_labels(rows: pd.DataFrame) -> dict[tuple[str, str, int], str]:
     """(method, estimate, steps) -> label, in table order: `gaussian`, `xdiff (mean)`, `xdiff (sample, 8 steps)`.
 
@@ -61,7 +66,8 @@ class Setting(NamedTuple):
     thickness_mm: float
 
     def __str__(self) -> str:
-        return f"{self.axis}, {self.policy}, {self.frame}, {self.thickness_mm:g} mm"
+        thickness = f"{self.thickness_mm:g} mm thick" if self.thickness_mm else "thin"
+        return f"{self.axis}, {self.policy}, {self.frame}, {thickness}"
 
 
 def difference_from(setting: Setting, base: Setting) -> str:
@@ -104,7 +110,7 @@ def families(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """(title, rows) of every (trained_on, cohort, grid in either frame), those trained on their own cohort first."""
     keyed = rows.assign(base=rows["grid"].map(base_grid), foreign=rows["trained_on"] != rows["cohort"])
     for (foreign, trained_on, cohort, base), own in keyed.groupby(["foreign", "trained_on", "cohort", "base"]):
-        title = f"{cohort}, {base}" + (f", trained on {trained_on}" if foreign else "")
+        title = f"{cohort}, grid {base}" + (f", trained on {trained_on}" if foreign else "")
         yield title, own.drop(columns=["base", "foreign"])
 
 
@@ -239,7 +245,7 @@ def _seconds(here: pd.DataFrame, keys: Sequence[tuple]) -> tuple[list[Cell], str
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.3f}" if seconds < 0.1 else f"{seconds:.2f}" if seconds < 10 else f"{seconds:.0f}"
+    return "<0.001" if seconds < 0.001 else f"{seconds:.2g}" if seconds < 10 else f"{seconds:.0f}"
 
 
 def span(counts: pd.Series) -> str:

@@ -131,5 +131,5 @@ def _html_cell(cell: Cell) -> str:
     text = html.escape(cell.text)
     text = f"<b>{text}</b>" if cell.best else text
     interval = f"<small>{html.escape(cell.lo)} to {html.escape(cell.hi)}</small>" if cell.lo else ""
-    number = cell.text.split(" ")[0]
+    number = cell.text.split(" ")[0].lstrip("<")
     return f'<td data-v="{"" if number == DASH else html.escape(number)}">{text}{interval}</td>'

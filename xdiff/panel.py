@@ -46,9 +46,12 @@ class Panel:
         return np.abs(self.images[1:] - self.images[:1])
 
     def error_limit(self) -> float:
-        """Upper end of the one error scale: the 99.5th percentile of all errors where there is something to see."""
-        errors = self.errors()
-        return float(np.quantile(errors[errors > 0.01], 0.995)) if (errors > 0.01).any() else 0.01
+        """Upper end of the one error scale: the median over methods of the 99.5th percentile of each one's errors.
+
+        The median, because a black volume among the methods would stretch the scale until the others look perfect.
+        """
+        own = [np.quantile(errors[errors > 0.01], 0.995) for errors in self.errors() if (errors > 0.01).any()]
+        return float(np.median(own)) if own else 0.01
 
 
 def read_panels(path: Path | str) -> list[Panel]:
@@ -73,7 +76,8 @@ def read_panels(path: Path | str) -> list[Panel]:
 
 def panel_figure(panel: Panel, width_in: float) -> Figure:
     """Columns: truth and methods; rows: three views, then their absolute errors on one scale with its colour bar."""
-    columns, side_in, title_in, gap_in = len(panel.images), 0.2, 0.45, 0.03
+    columns, side_in, gap_in = len(panel.images), 0.2, 0.03
+    title_in = 0.1 + 0.11 * max(_title(name).count("\n") + 1 for name in panel.names)
     cell_in = min((width_in - side_in) / columns, _LARGEST_CELL_IN)
     width_in = side_in + columns * cell_in
     height_in = title_in + 6 * cell_in + 2 * gap_in
@@ -98,7 +102,7 @@ def panel_figure(panel: Panel, width_in: float) -> Figure:
                 shown = _image(place(view + 3, i), errors[i - 1, view], "inferno", limit)
     # The truth has no error: the bar stands in its place, over the height of the three rows.
     bar = place(3.3, 0.72, 0.16, 2.4)
-    fig.colorbar(shown, cax=bar, label="absolute error", ticklocation="left")
+    fig.colorbar(shown, cax=bar, label="absolute error", ticklocation="left", extend="max")
     bar.grid(False)
     return fig
 

@@ -38,22 +38,37 @@ def read_metrics(path: Path | str) -> pd.DataFrame:
 
     Empty `steps`, `seed`, `train_seed` become 0 and empty `thickness_mm` 0.0 (thin): these rows have no such setting.
     Rows whose value is NaN (a metric without a meaning there, such as the tumour of a healthy brain) are dropped and
-    counted on stderr. Raises InputError on missing columns, no rows, duplicated rows, a row of mixed norms.
+    counted on stderr. Raises InputError on missing columns, no rows, text for numbers, duplicated rows, and
+    mixed norms in one row of a table.
     """
-    table = pd.read_csv(path, sep="\t", dtype={c: str for c in [*_TEXT, *_FREE_TEXT]}, keep_default_na=True)
+    table = _read_columns(Path(path))
+    table[_TEXT + _FREE_TEXT] = table[_TEXT + _FREE_TEXT].fillna("")
+    if table["K"].isna().any():
+        raise InputError(path, f"{int(table['K'].isna().sum())} rows without K", "an integer in every row")
+    table[_WHOLE] = table[_WHOLE].fillna(0)
+    broken = [c for c in _WHOLE if (table[c] % 1 != 0).any()]
+    if broken:
+        raise InputError(path, f"fractions in {', '.join(broken)}", "whole numbers")
+    table[_WHOLE] = table[_WHOLE].astype(np.int64)
+    table["thickness_mm"] = table["thickness_mm"].fillna(0.0)
+    _refuse_duplicates(table, path)
+    _refuse_mixed_norms(table, path)
+    return _drop_undefined(table, path)
+
+
+def _read_columns(path: Path) -> pd.DataFrame:
+    """The file with its columns as text or float64, or an InputError that says what is not there."""
+    types = {c: str for c in [*_TEXT, *_FREE_TEXT]} | {c: np.float64 for c in [*_WHOLE, *_REAL]}
+    try:
+        table = pd.read_csv(path, sep="\t", dtype=types)
+    except ValueError as error:  # pandas names the text that is no number, but not the file
+        raise InputError(path, str(error), f"numbers in {' '.join([*_WHOLE, *_REAL])}") from error
     missing = [c for c in COLUMNS if c not in table.columns]
     if missing:
         raise InputError(path, f"no column {', '.join(missing)}", f"the columns {' '.join(COLUMNS)}")
     if table.empty:
         raise InputError(path, "no rows", "one measured number per row")
-    table[_TEXT + _FREE_TEXT] = table[_TEXT + _FREE_TEXT].fillna("")
-    if table["K"].isna().any():
-        raise InputError(path, f"{int(table['K'].isna().sum())} rows without K", "an integer in every row")
-    table[_WHOLE] = table[_WHOLE].fillna(0).astype(np.int64)
-    table["thickness_mm"] = table["thickness_mm"].fillna(0.0)
-    _refuse_duplicates(table, path)
-    _refuse_mixed_norms(table, path)
-    return _drop_undefined(table, path)
+    return table
 
 
 def _refuse_duplicates(table: pd.DataFrame, path: Path | str) -> None:

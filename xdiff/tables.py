@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 
 from xdiff.errors import InputError
-from xdiff.layout import TRIVIAL, layout, method_rank
+from xdiff.layout import is_reference, layout, method_rank
 from xdiff.markup import Cell, Table, to_latex, to_markdown
 from xdiff.stats import MEASURE, POINT, ROW, is_curve, paired_difference, patient_values, read_metrics, summarise
 
 MAIN_COLUMNS = [*POINT[:-1], *ROW, *MEASURE, "K", "mean", "lo", "hi", "n", "volumes", "seconds", "evaluations"]
 MAIN_COLUMNS += ["device", "split"]
+_NUMBERS = ["thickness_mm", "steps", "K", "mean", "lo", "hi", "p", "n", "volumes", "seconds", "evaluations"]
 PAIRED_COLUMNS = [*POINT, "region", *ROW, "reference", "reference_method", "mean", "lo", "hi", "p", "n"]
 
 
@@ -55,7 +56,7 @@ def read_paired(path: Path | str) -> pd.DataFrame:
 
 
 def _read(path: Path | str, columns: list[str]) -> pd.DataFrame:
-    table = pd.read_csv(path, sep="\t", dtype={"device": str, "split": str})
+    table = pd.read_csv(path, sep="\t", dtype={c: str for c in columns if c not in _NUMBERS})
     missing = [c for c in columns if c not in table.columns]
     if missing:
         raise InputError(path, f"no column {', '.join(missing)}", f"the columns {' '.join(columns)}")
@@ -66,20 +67,20 @@ def paired_numbers(metrics: pd.DataFrame) -> pd.DataFrame:
     """PSNR of every row minus the gaussian row and minus the best trivial row, patient by patient, at every point.
 
     Columns: the point, region, method, estimate, steps, reference (gaussian | best_trivial), reference_method, mean,
-    lo, hi (dB), p (Wilcoxon signed rank, two-sided, not corrected for the number of rows), n. The best trivial row is
-    the one with the highest mean on these very patients, which favours it, never the method.
+    lo, hi (dB), p (Wilcoxon signed rank, two-sided, not corrected for the number of rows), n. References are means, never
+    samples. The best trivial row has the highest mean on these very patients, which favours it, never the method.
     """
     wanted = metrics["region"].isin(["unseen", "unseen_masked"]) & (metrics["metric"] == "psnr") & ~is_curve(metrics)
     values = patient_values(metrics[wanted & (metrics["method"] != "truth")], [*POINT, *ROW, "region"])
     rows = []
     for point, here in values.groupby([*POINT, "region"]):
-        trivial = here[here["method"].isin(TRIVIAL)]
+        trivial = here[is_reference(here)]
         if trivial.empty:
             continue
         best = trivial.groupby("method")["value"].mean().idxmax()
         for name, reference in (("gaussian", "gaussian"), ("best_trivial", best)):
             floor = trivial[trivial["method"] == reference].set_index("patient")["value"]
-            others = here[here["method"] != reference] if len(floor) else here.iloc[:0]
+            others = here[~(is_reference(here) & (here["method"] == reference))] if len(floor) else here.iloc[:0]
             for row, own in others.groupby(ROW):
                 difference = paired_difference(own.set_index("patient")["value"], floor)
                 rows.append((*point, *row, name, reference, *difference))
@@ -90,17 +91,18 @@ def paired_numbers(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def skipped_table(path: Path | str) -> Table | None:
-    """The points left out before any reconstruction, counted over subjects; None where there are none.
+    """The points left out before any reconstruction, as the file lists them; None where there are none.
 
-    The file has one row per point left out: any columns, of which `subject` is counted and the others are printed.
+    Any columns are printed as they are, but for `subject`, which is counted.
     """
     left_out = pd.read_csv(path, sep="\t", dtype=str).fillna("")
     if left_out.empty:
         return None
-    named = [c for c in left_out.columns if c != "subject"]
-    counted = left_out.groupby(named, sort=True).size().reset_index(name="volumes")
-    columns = tuple(("", c) for c in [*named[1:], "volumes"])
-    rows = tuple((str(r[0]), tuple(Cell(str(v)) for v in r[1:])) for r in counted.itertuples(index=False, name=None))
+    if "subject" in left_out.columns:
+        named = [c for c in left_out.columns if c != "subject"]
+        left_out = left_out.groupby(named).size().reset_index(name="volumes").astype(str)
+    columns = tuple(("", c) for c in left_out.columns[1:])
+    rows = tuple((label, tuple(map(Cell, rest))) for label, *rest in left_out.itertuples(index=False, name=None))
     return Table("Points left out", "Listed, never shrunk to a K that fits.", columns, rows)
 
 
@@ -112,7 +114,7 @@ def markdown(sections: list[tuple[str, list[Table]]]) -> str:
 
 def latex(sections: list[tuple[str, list[Table]]]) -> str:
     """main.tex: floats to \\input into a paper whose preamble has \\usepackage{booktabs}."""
-    parts = ["% Made by python -m xdiff.tables; preamble: \\usepackage{booktabs}"]
+    parts = ["% Made by python -m xdiff.tables for a text 17 cm wide; the preamble needs \\usepackage{booktabs}"]
     for i, (title, tables) in enumerate(sections):
         parts += [f"% {title}"]
         named = (Table(f"{title}: {t.title}", t.caption, t.columns, t.rows) for t in tables)

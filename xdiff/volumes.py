@@ -15,6 +15,9 @@ from xdiff.errors import InputError
 
 # sform and qform may be rounded differently by different tools; a tenth of a voxel cannot be a different pose.
 POSE_TOLERANCE_VOXELS = 0.1
+# What gzip, numpy and nibabel raise on a broken file
+DAMAGED = (OSError, EOFError, zlib.error, ValueError, TypeError)
+NOT_NIFTI = (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError)
 
 
 @dataclass(frozen=True)
@@ -90,21 +93,19 @@ def write_volume(path: Path | str, array: np.ndarray, affine: np.ndarray) -> Non
 
 
 def _open(path: Path) -> nib.Nifti1Image:
+    """The image and, as `stored_spacing_mm`, what its header says before nibabel mends it."""
     if not path.exists():
         raise InputError(path, "no such file", "a NIfTI volume (.nii or .nii.gz)")
     try:
-        image = nib.load(path)
-    except (
-        nib.filebasedimages.ImageFileError,
-        OSError,
-        EOFError,
-        zlib.error,
-        ValueError,
-        nib.spatialimages.HeaderDataError,
-    ) as error:
+        # to the very end of the stream: only there gzip compares its checksum, and a lazy reader never gets there
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        kind = nib.Nifti2Image if nib.Nifti2Header.may_contain_header(data) else nib.Nifti1Image
+        image = kind.from_bytes(data)
+        # nibabel turns -2 mm into 2 mm and 0 into 1 mm without an error, so the spacing is read from the raw header too
+        raw = kind.header_class(data[: kind.header_class.template_dtype.itemsize], check=False)
+    except (*NOT_NIFTI, *DAMAGED) as error:
         raise InputError(path, f"an unreadable file ({_one_line(error)})", "a complete NIfTI volume") from error
-    if not isinstance(image, nib.Nifti1Image):
-        raise InputError(path, f"a {type(image).__name__}", "a NIfTI volume")
+    image.stored_spacing_mm = np.asarray(raw["pixdim"][1:4], dtype=float)
     return image
 
 
@@ -113,12 +114,12 @@ def _check_header(image: nib.Nifti1Image, path: Path) -> None:
         raise InputError(path, f"{len(image.shape)} dimensions {image.shape}", "3 dimensions, one volume per file")
     if min(image.shape) < 2:
         raise InputError(path, f"shape {image.shape}", "at least 2 voxels along each axis")
-    zooms = np.asarray(image.header["pixdim"][1:4], dtype=float)
+    zooms = image.stored_spacing_mm
+    if not (np.isfinite(zooms).all() and (zooms > 0).all()):
+        raise InputError(path, f"voxel spacing {zooms.round(4).tolist()} mm", "positive, finite spacing")
     spacing = spacing_of(image.affine)
-    if not (np.isfinite(zooms).all() and (zooms > 0).all() and np.isfinite(spacing).all() and (spacing > 0).all()):
-        raise InputError(
-            path, f"voxel spacing {zooms.tolist()} mm (affine: {spacing.round(4).tolist()})", "positive, finite spacing"
-        )
+    if not (np.isfinite(image.affine).all() and (spacing > 0).all()):
+        raise InputError(path, f"affine {_short(image.affine)}", "a finite affine with three axes")
     if not np.allclose(zooms, spacing, rtol=0.02):
         raise InputError(
             path, f"header spacing {zooms.round(4).tolist()} mm", f"{spacing.round(4).tolist()} mm as its affine says"
@@ -145,7 +146,7 @@ def _check_pose(image: nib.Nifti1Image, path: Path) -> None:
 def _voxels(image: nib.Nifti1Image, path: Path) -> np.ndarray:
     try:
         array = np.asarray(image.dataobj, dtype=np.float32)
-    except (OSError, EOFError, zlib.error, ValueError, TypeError) as error:
+    except DAMAGED as error:
         raise InputError(path, f"truncated or corrupt voxels ({_one_line(error)})", f"{image.shape} voxels") from error
     bad = int((~np.isfinite(array)).sum())
     if bad:

@@ -112,7 +112,7 @@ def read_subject(files: Files, cohort: Cohort) -> Subject:
 
 
 def foreground(images: np.ndarray, rule: str, like: Volume) -> np.ndarray:
-    """Foreground mask (X, Y, Z): `nonzero` for skull-stripped volumes, `otsu` for whole heads, `all` where there is no background."""
+    """Foreground mask (X, Y, Z): `nonzero` if skull-stripped, `otsu` for whole heads, `all` where there is no background."""
     if rule == "all":
         return np.ones(images.shape[1:], dtype=bool)
     if rule == "nonzero":

@@ -15,7 +15,8 @@ from xdiff.errors import InputError
 class Store:
     """Read access to `results/data/{cohort}/{grid}`.
 
-    Values are in units of the volume's own scale (its 99.5th percentile over positive voxels = 1, or raw where norm is none); `scale` gives raw units back.
+    Values are in units of the volume's own scale (its 99.5th percentile over positive voxels = 1, or raw where norm is
+    none); `scale` gives raw units back.
     """
 
     def __init__(self, folder: Path | str) -> None:

@@ -1,0 +1,66 @@
+"""X-Diffusion as a method: `train` and `load`, as the harness wants them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from xdiff.checkpoint import Tensors, read_weights
+from xdiff.data.split import Split
+from xdiff.data.store import Store
+from xdiff.gaussian_fit import from_tensors
+from xdiff.model.diffusion import make_condition
+from xdiff.model.network import SectionNetwork
+from xdiff.model.sampler import mean_residual, sample_residual
+from xdiff.model.training import Settings, fit_network
+from xdiff.observation import Observation
+from xdiff.planes import project
+
+
+def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
+    """Train the section network on the training side, resuming from `workdir`: network, residual scale and gaussian core."""
+    return fit_network(store, split, Settings.of(params), workdir)
+
+
+def load(weights: Path) -> XDiffusion:
+    tensors, config = read_weights(weights)
+    settings = Settings.of(config["params"])
+    network = SectionNetwork(len(config["contrasts"]), settings.channels)
+    state = {name.removeprefix("network."): torch.from_numpy(a) for name, a in tensors.items() if name.startswith("network.")}
+    network.load_state_dict(state)
+    return XDiffusion(network.eval(), tensors)
+
+
+class XDiffusion:
+    """A trained X-Diffusion, ready to reconstruct."""
+
+    def __init__(self, network: SectionNetwork, tensors: Tensors) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.network = network.to(self.device)
+        self.gaussian = from_tensors(tensors)
+        self.scale = tensors["residual_scale"][:, None, None, None]
+        if self.device.type == "cuda":
+            self.device_name = torch.cuda.get_device_name()
+
+    def reconstruct(
+        self, observation: Observation, steps: int, estimate: str, generator: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray | None, int]:
+        """Volume (C, X, Y, Z) in units of the observation's scale, no standard deviation yet, section evaluations.
+
+        mean: one call per axis. sample: one draw with `steps` steps. mean_of_N: the mean of N draws.
+        """
+        gaussian = self.gaussian.estimate(observation)
+        condition = make_condition(observation, gaussian, self.device)
+        if estimate == "mean":
+            residual, evaluations = mean_residual(self.network, condition)
+        else:
+            count = 1 if estimate == "sample" else int(estimate.removeprefix("mean_of_"))
+            residual, evaluations = torch.zeros_like(condition.gaussian), 0
+            for _ in range(count):
+                noise = torch.from_numpy(generator.standard_normal(gaussian.shape, dtype=np.float32)).to(self.device)
+                draw, used = sample_residual(self.network, condition, noise, steps)
+                residual, evaluations = residual + draw / count, evaluations + used
+        volume = gaussian + self.scale * residual.cpu().numpy()
+        return project(volume.astype(np.float32), observation.sections, observation.planes), None, evaluations
