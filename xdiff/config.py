@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 from xdiff.errors import InputError
 
-LAYOUTS = ("bids", "brats", "phantom-brain", "gaussian-field")
+EMBEDDED = ("phantom-brain", "gaussian-field")  # made by the workflow itself, nothing to download
+LAYOUTS = ("bids", "brats", *EMBEDDED)
 
 
 @dataclass(frozen=True)
@@ -98,21 +99,21 @@ class Grid:
         _one_of("frame", self.frame, ("centred", "scanner"))
         _one_of("native_axis", self.native_axis, ("", "axial", "coronal", "sagittal"))
         if self.spacing_mm <= 0 or min(self.shape) < 2 or len(self.shape) != 3:
-            raise InputError(
-                "grids.*", f"shape {self.shape}, spacing {self.spacing_mm} mm", "three sizes >= 2 and a spacing > 0"
-            )
+            raise InputError("grids.*", f"shape {self.shape}, spacing {self.spacing_mm} mm", "three sizes >= 2 and a spacing > 0")
 
 
 @dataclass(frozen=True)
 class MethodEntry:
     """A method is a module with `load` and, where something is learned, `train`; an ablation is another entry.
 
+    stepped: whether the number of steps matters to its samples; where not, a sweep over steps is not repeated.
     learns: false for methods that take nothing from training volumes; they have no rows `trained_on` another cohort.
     """
 
     module: str
     params: dict[str, Any] = field(default_factory=dict)
     estimates: tuple[str, ...] = ("mean",)
+    stepped: bool = False
     min_k: int = 1
     learns: bool = True
     threads: int = 1

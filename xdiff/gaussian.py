@@ -115,7 +115,7 @@ class LinearGaussian:
         return (weights.astype(np.float32) @ flat).reshape(self.rows.shape[1:])
 
     def hyper(self, planes: Sequence[Plane]) -> tuple[float, float, float]:
-        """(lambda, L in mm, inflation) for a set of planes, interpolated in log K; mixed or oblique axes take the mean over axes."""
+        """(lambda, L in mm, inflation) for a set of planes, interpolated in log K; the mean over axes where there are several."""
         log_k = np.log(np.clip(len(planes), FIT_K[0], FIT_K[-1]))
         axes = sorted({p.axis if isinstance(p, Plane) else -1 for p in planes})
         axes = [0, 1, 2] if -1 in axes else axes

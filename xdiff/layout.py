@@ -46,7 +46,7 @@ def row_labels(rows: pd.DataFrame) -> dict[tuple[str, str, int], str]:
     for method, estimate, steps in keys:
         own = [k for k in keys if k[0] == method]
         same_estimate = [k for k in own if k[1] == estimate]
-        counted = f", {steps} step{'s' * (steps != 1)}" if estimate != "mean" or len(same_estimate) > 1 else ""
+        counted = f", {steps} step{'s' * (steps != 1)}" if steps != 1 or len(same_estimate) > 1 else ""
         bare = len(own) == 1 and estimate == "mean"
         labels[method, estimate, steps] = method if bare else f"{method} ({estimate.replace('_', ' ')}{counted})"
     return labels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -70,8 +70,8 @@ class Point:
         return f"K{self.K:02d}_{self.axis}_{self.policy}{thickness}{sampling}{random}"
 
 
-def points_of(sweep: Sweep, estimates: Sequence[str], min_k: int = 1) -> list[Point]:
-    """The points of a sweep that a method can do; what does not matter to `mean` (steps, seed) is not repeated."""
+def points_of(sweep: Sweep, estimates: Sequence[str], min_k: int = 1, stepped: bool = True) -> list[Point]:
+    """The points of a sweep that a method can do; what does not matter (steps and seed to `mean`) is not repeated."""
     factors = {k: v for k, v in asdict(sweep).items() if k != "only"}
     found: dict[Point, None] = {}
     for values in itertools.product(*factors.values()):
@@ -80,7 +80,9 @@ def points_of(sweep: Sweep, estimates: Sequence[str], min_k: int = 1) -> list[Po
             continue
         if point.estimate == "mean":
             seed = point.seed if point.policy == "random" else 0
-            point = Point(point.K, point.axis, point.policy, point.thickness_mm, 1, "mean", seed)
+            point = replace(point, steps=1, seed=seed)
+        elif not stepped:
+            point = replace(point, steps=1)
         found[point] = None
     return list(found)
 
@@ -109,9 +111,7 @@ def observe(
     together = np.concatenate([s.reshape(len(s), -1) for s in sections], axis=1)
     scale = intensity_scale(together) if norm == "p99.5" else np.ones(len(volume), dtype=np.float32)
     scaled = tuple(s / scale[:, None, None] for s in sections)
-    return Observation(
-        tuple(planes), scaled, tuple(contrasts), tuple(volume.shape[1:]), tuple(spacing_mm), scale, frame
-    )
+    return Observation(tuple(planes), scaled, tuple(contrasts), tuple(volume.shape[1:]), tuple(spacing_mm), scale, frame)
 
 
 def choose_planes(

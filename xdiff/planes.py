@@ -25,7 +25,7 @@ Array = Any  # numpy.ndarray or torch.Tensor
 
 @dataclass(frozen=True)
 class Plane:
-    """An axis-aligned section: `index` along `axis` (0 sagittal, 1 coronal, 2 axial), averaged over a box of `thickness` sections.
+    """An axis-aligned section: `index` along `axis` (0 sagittal, 1 coronal, 2 axial), a box average of `thickness` sections.
 
     thickness = 1 is one row of voxels (exact indexing); 2.5 averages the voxels that a 2.5-voxel-thick box covers.
     """
@@ -159,9 +159,7 @@ def coverage(planes: Sequence[AnyPlane], shape: Sequence[int]) -> np.ndarray:
     return adjoint(ones, planes, like)[0]
 
 
-def evidence(
-    sections: Sequence[np.ndarray], planes: Sequence[AnyPlane], shape: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
+def evidence(sections: Sequence[np.ndarray], planes: Sequence[AnyPlane], shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """E = W+ A^T y (C, X, Y, Z) float32 and the mask M = [W > 0] (X, Y, Z) bool; where given planes cross, their mean."""
     n_contrasts = sections[0].shape[0]
     back = adjoint([np.asarray(s, dtype=np.float64) for s in sections], planes, np.zeros((n_contrasts, *shape)))
@@ -188,8 +186,7 @@ def project(volume: np.ndarray, sections: Sequence[np.ndarray], planes: Sequence
         given, mask = evidence(sections, planes, volume.shape[1:])
         return np.where(mask, given.astype(volume.dtype), volume)
     residual = [
-        np.asarray(s, dtype=np.float64) - plane.cut(volume.astype(np.float64))
-        for s, plane in zip(sections, planes, strict=True)
+        np.asarray(s, dtype=np.float64) - plane.cut(volume.astype(np.float64)) for s, plane in zip(sections, planes, strict=True)
     ]
     solved = _solve_normal(residual, planes, volume.shape)
     return (volume + adjoint(solved, planes, np.zeros(volume.shape))).astype(volume.dtype)

@@ -9,7 +9,6 @@ then the manifest. A volume whose sidecar has the same key (weights, point, inpu
 from __future__ import annotations
 
 import argparse
-import sys
 import contextlib
 import functools
 import hashlib
@@ -17,6 +16,7 @@ import json
 import os
 import platform
 import resource
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -51,9 +51,7 @@ MANIFEST = (
 SKIPPED = "trained_on cohort grid method K axis policy thickness_mm reason".split()
 
 
-def sample(
-    entry: MethodEntry, weights: Path, store: Store, split: Split, sweep: Sweep, out: Path, shard: str = "1/1"
-) -> None:
+def sample(entry: MethodEntry, weights: Path, store: Store, split: Split, sweep: Sweep, out: Path, shard: str = "1/1") -> None:
     """Reconstruct every test subject at every point of a sweep; `out` gets volumes/, manifest and the points left out."""
     _, config = read_weights(weights)
     _check_fits(config, store, weights)
@@ -63,7 +61,7 @@ def sample(
     method = functools.cache(lambda: load_module(entry).load(weights))
     rows: list[dict] = []
     skipped: list[dict] = []
-    for point in points_of(sweep, entry.estimates, entry.min_k):
+    for point in points_of(sweep, entry.estimates, entry.min_k, entry.stepped):
         planes, reason = _planes_of(point, store, split.side("test"))
         if reason:
             skipped.append({**_origin(config, store), **asdict(point), "reason": reason})
@@ -80,9 +78,7 @@ def _planes_of(point: Point, store: Store, subjects: list[str]) -> tuple[dict[st
     for subject in subjects:
         foreground = store.foreground(subject)
         try:
-            planes[subject] = choose_planes(
-                point, foreground, store.labels(subject), store.spacing_mm(subject), subject
-            )
+            planes[subject] = choose_planes(point, foreground, store.labels(subject), store.spacing_mm(subject), subject)
         except NotEnoughSections as error:
             return {}, str(error)
         if not leaves_enough_unseen(planes[subject], foreground):
@@ -96,17 +92,13 @@ def _one(
     """Manifest row of one volume, made now or found finished."""
     stem = out / "volumes" / point.name / subject
     names = [p.name for p in planes]
-    key = digest(
-        [config["sha256"], asdict(point), store.sidecar(subject)["sha256"], names, MODEL_VERSION, config["module"]]
-    )
+    key = digest([config["sha256"], asdict(point), store.sidecar(subject)["sha256"], names, MODEL_VERSION, config["module"]])
     sidecar = stem.with_name(f"{subject}_desc-{point.name}.json")
     if sidecar.exists():
         row = json.loads(sidecar.read_text())
         if row.pop("key") == key and Path(row["prediction"]).exists():
             return row
-    observation = observe(
-        store.volume(subject), planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm
-    )
+    observation = observe(store.volume(subject), planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm)
     generator = np.random.default_rng([point.seed, int(hashlib.sha256(subject.encode()).hexdigest()[:8], 16)])
     start = time.perf_counter()
     volume, std, evaluations = method().reconstruct(observation, point.steps, point.estimate, generator)

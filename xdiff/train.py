@@ -8,9 +8,9 @@ The same command again resumes: checkpoints live beside `--out` in a folder keye
 from __future__ import annotations
 
 import argparse
-import sys
 import importlib
 import json
+import sys
 import time
 from pathlib import Path
 from types import ModuleType

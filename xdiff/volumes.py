@@ -57,14 +57,10 @@ def read_labels(path: Path | str, allowed: set[int], like: Volume) -> Volume:
     if volume.array.shape != like.array.shape:
         raise InputError(path, f"a mask of shape {volume.array.shape}", f"{like.array.shape} as {like.path.name}")
     if _pose_gap(volume.affine, like.affine, like.array.shape) > POSE_TOLERANCE_VOXELS:
-        raise InputError(
-            path, f"a mask with affine {_short(volume.affine)}", f"{_short(like.affine)} as {like.path.name}"
-        )
+        raise InputError(path, f"a mask with affine {_short(volume.affine)}", f"{_short(like.affine)} as {like.path.name}")
     values = {float(v) for v in np.unique(volume.array)}
     if not values <= {float(v) for v in allowed}:
-        raise InputError(
-            path, f"label values {sorted(values - {float(v) for v in allowed})}", f"only {sorted(allowed)}"
-        )
+        raise InputError(path, f"label values {sorted(values - {float(v) for v in allowed})}", f"only {sorted(allowed)}")
     return Volume(volume.array.astype(np.uint8), volume.affine, volume.path)
 
 
@@ -156,9 +152,7 @@ def _voxels(image: nib.Nifti1Image, path: Path) -> np.ndarray:
 
 def _pose_gap(a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> float:
     """Largest distance, in voxels, between where two affines put the corners of a volume."""
-    corners = np.array(
-        [[x, y, z, 1.0] for x in (0, shape[0] - 1) for y in (0, shape[1] - 1) for z in (0, shape[2] - 1)]
-    )
+    corners = np.array([[x, y, z, 1.0] for x in (0, shape[0] - 1) for y in (0, shape[1] - 1) for z in (0, shape[2] - 1)])
     gap_mm = np.linalg.norm((corners @ (np.asarray(a) - np.asarray(b)).T)[:, :3], axis=1).max()
     return float(gap_mm / spacing_of(b).min())
 

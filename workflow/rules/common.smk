@@ -12,7 +12,6 @@ except InputError as error:
 
 JOBS = xcfg.jobs(CFG)
 SHARDS = [f"{i}-of-{CFG.run.shards}" for i in range(1, CFG.run.shards + 1)]
-EMBEDDED = ("phantom-brain", "gaussian-field")
 DATA_ROOT = Path(os.environ.get("XDIFF_DATA_ROOT", CFG.data_root))
 
 if not JOBS:
@@ -31,12 +30,12 @@ wildcard_constraints:
 def root_of(cohort):
     """Folder of a raw cohort: made by us, or below data_root (command line) or XDIFF_DATA_ROOT (environment)."""
     entry = CFG.cohorts[cohort]
-    return f"results/raw/{cohort}" if entry.layout in EMBEDDED else str(DATA_ROOT / (entry.root or cohort))
+    return f"results/raw/{cohort}" if entry.layout in xcfg.EMBEDDED else str(DATA_ROOT / (entry.root or cohort))
 
 
 def raw_of(cohort):
     """What must exist before a cohort can be read."""
-    return f"results/raw/{cohort}/generated.txt" if CFG.cohorts[cohort].layout in EMBEDDED else []
+    return f"results/raw/{cohort}/generated.txt" if CFG.cohorts[cohort].layout in xcfg.EMBEDDED else []
 
 
 def split_file_of(cohort):

@@ -38,9 +38,7 @@ def find_subjects(cohort: Cohort, root: Path) -> list[Files]:
     """All subjects of a cohort below `root`, by name. Raises InputError on a missing folder or an empty cohort."""
     if not root.is_dir():
         hint = f"a folder; the public source is {cohort.source}" if cohort.source else "a folder of the cohort"
-        raise InputError(
-            root, "no such folder", f"{hint}; say where it is with --config data_root=... or XDIFF_DATA_ROOT"
-        )
+        raise InputError(root, "no such folder", f"{hint}; say where it is with --config data_root=... or XDIFF_DATA_ROOT")
     found = _brats(cohort, root) if cohort.layout in ("brats", "phantom-brain") else _bids(cohort, root)
     found = [files for files in found if files.subject not in cohort.exclude]
     if not found:
@@ -89,9 +87,7 @@ def _check_participants(root: Path, folders: set[str]) -> None:
         raise InputError(table, "no participant_id column" if rows else "no rows", "a BIDS participants.tsv")
     absent = sorted({row["participant_id"] for row in rows} - folders)
     if absent:
-        raise InputError(
-            table, f"{len(absent)} participants without a folder: {absent[:5]}", "a folder for every participant"
-        )
+        raise InputError(table, f"{len(absent)} participants without a folder: {absent[:5]}", "a folder for every participant")
 
 
 def read_subject(files: Files, cohort: Cohort) -> Subject:
@@ -118,9 +114,7 @@ def foreground(images: np.ndarray, rule: str, like: Volume) -> np.ndarray:
     if rule == "nonzero":
         mask = (images != 0).any(axis=0)
         if mask.mean() > 0.75:  # an ellipsoid fills half of its box
-            raise InputError(
-                like.path, f"{mask.mean():.1%} non-zero voxels", "a skull-stripped volume (or `foreground: otsu`)"
-            )
+            raise InputError(like.path, f"{mask.mean():.1%} non-zero voxels", "a skull-stripped volume (or `foreground: otsu`)")
     else:
         from skimage.filters import threshold_otsu
 

@@ -57,9 +57,7 @@ def split_by_count(subjects: Sequence[str], seed: int, n_val: int, n_test: int) 
     """Exactly n_test and n_val patients, lowest ranks first; for small cohorts, whose split is committed as a file."""
     patients = sorted({patient_of(s) for s in subjects}, key=lambda p: rank(seed, p))
     if n_val + n_test > len(patients):
-        raise InputError(
-            "split", f"{len(patients)} patients", f"at least {n_val + n_test} (val {n_val} + test {n_test})"
-        )
+        raise InputError("split", f"{len(patients)} patients", f"at least {n_val + n_test} (val {n_val} + test {n_test})")
     sides = {p: "test" if i < n_test else "val" if i < n_test + n_val else "train" for i, p in enumerate(patients)}
     return make_split([(s, patient_of(s), sides[patient_of(s)]) for s in subjects])
 
@@ -98,9 +96,7 @@ def read_split(path: Path) -> Split:
     split = make_split(list(table.itertuples(index=False, name=None)), path)
     first = path.read_text().splitlines()[0]
     if first.startswith("# sha256 ") and first.split()[2] != split.sha:
-        raise InputError(
-            path, f"sha256 {first.split()[2][:12]} in its first line", f"{split.sha[:12]}, the hash of its rows"
-        )
+        raise InputError(path, f"sha256 {first.split()[2][:12]} in its first line", f"{split.sha[:12]}, the hash of its rows")
     return split
 
 

@@ -1,4 +1,4 @@
-"""PSNR, SSIM, MAE and NMSE by region, and error against distance. Data range is 1: both volumes are in units of the truth's scale."""
+"""PSNR, SSIM, MAE, NMSE by region; error against distance. Data range is 1: volumes are in units of the truth's scale."""
 
 from __future__ import annotations
 

@@ -96,4 +96,5 @@ def _lines(planes: Sequence[Plane], shape: Sequence[int], size: int) -> list[lis
 def _label(record: dict) -> str:
     if record["estimate"] == "mean":
         return record["method"]
-    return f"{record['method']} ({record['estimate'].replace('_', ' ')}, {record['steps']} steps)"
+    steps = f", {record['steps']} steps" if record["steps"] > 1 else ""
+    return f"{record['method']} ({record['estimate'].replace('_', ' ')}{steps})"

@@ -1,0 +1,136 @@
+"""A preset's whole grid in one process, without Snakemake: for a machine that has torch and a GPU but no network.
+
+    python -m xdiff.bench workflow/presets/real-brains-48.yaml --data-root DIR --out results --budget 9
+
+Same functions, same folders and same resume keys as the workflow, so that either can go on where the other stopped.
+With --budget it stops cleanly after that many minutes, between two jobs; the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from xdiff.config import EMBEDDED, Config, Job, jobs, load_config
+from xdiff.data.__main__ import generate, split
+from xdiff.data.preprocess import preprocess
+from xdiff.data.split import read_split
+from xdiff.data.store import Store
+from xdiff.errors import InputError, ManyInputErrors
+from xdiff.metrics.__main__ import collect
+from xdiff.metrics.evaluate import evaluate
+from xdiff.metrics.panel import build_panels
+from xdiff.sample import sample
+from xdiff.train import train
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+class Task(NamedTuple):
+    """One piece of work: a name for the ledger, and what to call."""
+
+    name: str
+    call: object
+
+
+def tasks(config: Config, out: Path, data_root: Path) -> Iterator[Task]:
+    """Everything a configuration asks for, in an order in which every input exists."""
+    grid_jobs = jobs(config)
+    stores = sorted({(name, job.grid) for job in grid_jobs for name in (job.cohort, job.trained_on)})
+    for cohort in sorted({name for name, _ in stores}):
+        yield Task(f"split {cohort}", lambda c=cohort: _split(config, c, out, data_root))
+    for cohort, grid in stores:
+        yield Task(f"preprocess {cohort} {grid}", lambda c=cohort, g=grid: _preprocess(config, c, g, out, data_root))
+    for origin, grid, method in sorted({(j.trained_on, j.grid, j.method) for j in grid_jobs}):
+        yield Task(f"train {method}@{origin} {grid}", lambda o=origin, g=grid, m=method: _train(config, o, g, m, out))
+    for job in grid_jobs:
+        name = f"sample {job.method}@{job.trained_on} {job.cohort} {job.grid} {job.sweep}"
+        yield Task(name, lambda j=job: _sample(config, j, out))
+    yield Task("collect", lambda: _collect(grid_jobs, out))
+
+
+def _root(config: Config, cohort: str, out: Path, data_root: Path) -> Path:
+    entry = config.cohorts[cohort]
+    return out / "raw" / cohort if entry.layout in EMBEDDED else data_root / (entry.root or cohort)
+
+
+def _split(config: Config, cohort: str, out: Path, data_root: Path) -> None:
+    entry, path = config.cohorts[cohort], out / "data" / cohort / "split.tsv"
+    if entry.layout in EMBEDDED:
+        generate(entry, _root(config, cohort, out, data_root))
+    if not path.exists():
+        file = REPOSITORY / entry.split.file if entry.split.file else None
+        split(entry, _root(config, cohort, out, data_root), path, file)
+
+
+def _preprocess(config: Config, cohort: str, grid: str, out: Path, data_root: Path) -> None:
+    entry, folder = config.cohorts[cohort], out / "data" / cohort
+    root = _root(config, cohort, out, data_root)
+    preprocess(entry, config.grids[grid], (cohort, grid), root, read_split(folder / "split.tsv"), folder / grid)
+
+
+def _train(config: Config, origin: str, grid: str, method: str, out: Path) -> None:
+    folder = out / "data" / origin
+    target = out / "models" / origin / grid / method
+    train(method, config.methods[method], Store(folder / grid), read_split(folder / "split.tsv"), target)
+
+
+def _sample(config: Config, job: Job, out: Path) -> None:
+    data, entry = out / "data" / job.cohort, config.methods[job.method]
+    folder = _folder(job, out / "samples")
+    weights = out / "models" / job.trained_on / job.grid / job.method
+    sample(entry, weights, Store(data / job.grid), read_split(data / "split.tsv"), config.sweeps[job.sweep], folder)
+    table = _folder(job, out / "metrics") / "1-of-1.tsv"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    evaluate(folder / "manifest-1-of-1.tsv").to_csv(table, sep="\t", index=False)
+
+
+def _folder(job: Job, base: Path) -> Path:
+    return base / job.cohort / job.grid / f"{job.method}@{job.trained_on}" / job.sweep
+
+
+def _collect(grid_jobs: list[Job], out: Path) -> None:
+    collect([_folder(job, out / "metrics") / "1-of-1.tsv" for job in grid_jobs], out / "metrics" / "all.tsv")
+    skipped = [pd.read_csv(_folder(job, out / "samples") / "skipped-1-of-1.tsv", sep="\t", dtype=str) for job in grid_jobs]
+    pd.concat(skipped).to_csv(out / "metrics" / "skipped.tsv", sep="\t", index=False)
+    build_panels([_folder(job, out / "samples") / "manifest-1-of-1.tsv" for job in grid_jobs], out / "metrics" / "panel.npz")
+
+
+def run(config: Config, out: Path, data_root: Path, budget_min: float) -> bool:
+    """Do the tasks; False where the budget ended before they did. What is finished is not done again."""
+    if config.run.shards != 1:
+        raise InputError("run.shards", config.run.shards, "1: bench is one process")
+    started = time.perf_counter()
+    for task in tasks(config, out, data_root):
+        if (time.perf_counter() - started) / 60 > budget_min:
+            print(f"bench: budget of {budget_min:g} min spent before {task.name!r}; the same command goes on")
+            return False
+        start = time.perf_counter()
+        task.call()
+        print(f"bench: {time.perf_counter() - start:8.1f} s  {task.name}", flush=True)
+    return True
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="xdiff bench", description="A preset's whole grid in one process, without Snakemake.")
+    parser.add_argument("preset", type=Path, nargs="*", help="overlays on config.yaml, in order")
+    parser.add_argument("--config", type=Path, default=REPOSITORY / "config.yaml", help="the configuration they overlay")
+    parser.add_argument("--data-root", type=Path, default=Path(os.environ.get("XDIFF_DATA_ROOT", "data")))
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--budget", type=float, default=float("inf"), metavar="MINUTES", help="start no task after this long")
+    args = parser.parse_args(argv)
+    run(load_config([args.config, *args.preset]), args.out, args.data_root, args.budget)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (InputError, ManyInputErrors) as error:
+        sys.exit(f"error: {error}")

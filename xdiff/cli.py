@@ -1,0 +1,48 @@
+"""`xdiff VERB ...`: the same verbs that the rules call as `python -m xdiff.VERB`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from xdiff import __version__
+from xdiff.errors import InputError, ManyInputErrors
+
+VERBS = {
+    "data": ("xdiff.data.__main__", "generate an embedded cohort, split by patient, put volumes on a grid"),
+    "train": ("xdiff.train", "train one method on one preprocessed cohort"),
+    "sample": ("xdiff.sample", "reconstruct the test subjects at every point of a sweep"),
+    "metrics": ("xdiff.metrics.__main__", "score reconstructions, collect scores, cut panels"),
+    "tables": ("xdiff.tables", "tables from the collected scores"),
+    "figures": ("xdiff.figures", "figures from the collected scores"),
+    "report": ("xdiff.report", "one offline page; the ledger of seconds per stage"),
+    "bench": ("xdiff.bench", "run a preset's train, sample and metrics grid in one process, without Snakemake"),
+}
+
+
+def usage() -> str:
+    """The help text: every verb with its one line."""
+    lines = "\n".join(f"  {verb:<9}{text}" for verb, (_, text) in VERBS.items())
+    head = f"xdiff {__version__}: a 3D MRI volume from one slice or a few"
+    return f"{head}\n\nusage: xdiff VERB [options], xdiff VERB --help\n\n{lines}"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Dispatch to a verb; bad input ends with one message and exit code 1, not with a traceback."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return
+    if argv[0] == "--version":
+        print(__version__)
+        return
+    if argv[0] not in VERBS:
+        sys.exit(f"error: verb {argv[0]!r}, expected one of {', '.join(VERBS)}")
+    try:
+        importlib.import_module(VERBS[argv[0]][0]).main(argv[1:])
+    except (InputError, ManyInputErrors) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
