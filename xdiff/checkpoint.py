@@ -18,11 +18,15 @@ FILE = "weights.safetensors"
 
 
 def write_weights(folder: Path, tensors: Tensors, config: dict) -> str:
-    """Write a weights folder, the config last; returns the sha256 of the weights file."""
+    """Write a weights folder, the config last; returns the sha256 of the weights file.
+
+    `seconds` stays out of the hashed file: the same training gives the same bytes, however long it took.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     # a safetensors file needs at least one tensor to be worth a file; methods that learn nothing have an empty one
-    data = save(contiguous or {"empty": np.zeros(1, np.uint8)}, metadata={"config": json.dumps(config, sort_keys=True)})
+    hashed = json.dumps({k: v for k, v in config.items() if k != "seconds"}, sort_keys=True)
+    data = save(contiguous or {"empty": np.zeros(1, np.uint8)}, metadata={"config": hashed})
     sha = hashlib.sha256(data).hexdigest()
     _replace(folder / FILE, data)
     _replace(folder / "config.json", (json.dumps({**config, "sha256": sha}, indent=1, sort_keys=True) + "\n").encode())

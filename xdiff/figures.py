@@ -156,7 +156,8 @@ def axes_policies(metrics: pd.DataFrame) -> Figure:
 def _page(titles: Sequence[str], heights_in: Sequence[float], look: Look) -> tuple[Figure, list[SubFigure]]:
     """An empty figure of text width: one titled block per family, top to bottom, and one legend under all."""
     names = [style["label"] for style in look.values()]
-    columns = min(5, len(names))
+    # a legend entry is its line (18 pt), a gap and about 3.5 pt per letter of the longest label: no entry may leave the page
+    columns = max(1, min(5, len(names), int(PAGE_IN * 72 / (45 + 3.5 * max(map(len, names))))))
     legend_in = 0.15 + 0.16 * -(-len(names) // columns)
     fig = Figure(figsize=(PAGE_IN, sum(heights_in) + legend_in), layout="constrained")
     *blocks, foot = fig.subfigures(len(titles) + 1, 1, height_ratios=[*heights_in, legend_in], squeeze=False)[:, 0]

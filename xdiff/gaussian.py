@@ -47,6 +47,7 @@ class LinearGaussian:
 
     def __post_init__(self) -> None:
         self._grams: dict[int, np.ndarray] = {}
+        self._full: np.ndarray | None = None
         self._loo: np.ndarray | None = None
         self._unexplained: np.ndarray | None = None
 
@@ -130,7 +131,9 @@ class LinearGaussian:
 
     def full_gram(self) -> np.ndarray:
         """Gram matrix (M, M) of the whole volumes."""
-        return self.section_grams(2).sum(axis=0)
+        if self._full is None:
+            self._full = self.section_grams(2).sum(axis=0)
+        return self._full
 
     def without(self, row: int) -> np.ndarray:
         """All rows but this volume and its mirror image."""

@@ -120,8 +120,8 @@ def choose_planes(
     """The given planes of a point for one subject, by the protocol's policies.
 
     uniform: K sections at the interior points of K + 2 equidistant ones over the foreground; centre: K adjacent ones in its
-    middle; random: K different ones, drawn from (seed, subject); tumour: the section with most tumour, and for K > 1 the
-    uniform ones of K - 1 beside it; off_tumour: K spread evenly over the sections without tumour.
+    middle; random: K different ones, drawn from (seed, subject); tumour: the uniform ones, the nearest of which gives
+    way to the section with most tumour; off_tumour: K spread evenly over the sections without tumour.
     """
     axis = AXES[point.axis]
     rows = np.flatnonzero(foreground.any(axis=tuple(a for a in range(3) if a != axis)))
@@ -145,8 +145,8 @@ def _choose(point: Point, rows: np.ndarray, tumour: np.ndarray | None, subject: 
         raise NotEnoughSections(f"{subject}: policy {point.policy} needs a labelled tumour")
     if point.policy == "tumour":
         largest = int(np.argmax(tumour))
-        others = [i for i in _spread(rows, point.K) if i != largest]
-        return sorted([largest, *others[: point.K - 1]])
+        others = sorted(_spread(rows, point.K), key=lambda i: abs(i - largest))[1:]
+        return sorted([largest, *others])
     free = np.array([r for r in rows if tumour[r] == 0])
     if len(free) < point.K:
         raise NotEnoughSections(f"{subject}: {len(free)} tumour-free sections, {point.K} asked for")

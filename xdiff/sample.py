@@ -92,18 +92,23 @@ def _one(
     """Manifest row of one volume, made now or found finished."""
     stem = out / "volumes" / point.name / subject
     names = [p.name for p in planes]
-    key = digest([config["sha256"], asdict(point), store.sidecar(subject)["sha256"], names, MODEL_VERSION, config["module"]])
+    # scale and pose too: predictions are written in raw units, in the subject's own space
+    source = [store.sidecar(subject)[k] for k in ("sha256", "scale", "affine")]
+    key = digest([config["sha256"], asdict(point), source, names, MODEL_VERSION, config["module"]])
     sidecar = stem.with_name(f"{subject}_desc-{point.name}.json")
     if sidecar.exists():
         row = json.loads(sidecar.read_text())
         if row.pop("key") == key and Path(row["prediction"]).exists():
-            return row
+            return {**row, "split": split.sha[:12]}
     observation = observe(store.volume(subject), planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm)
     generator = np.random.default_rng([point.seed, int(hashlib.sha256(subject.encode()).hexdigest()[:8], 16)])
+    ready = method()  # loaded before the clock starts
     start = time.perf_counter()
-    volume, std, evaluations = method().reconstruct(observation, point.steps, point.estimate, generator)
+    volume, std, evaluations = ready.reconstruct(observation, point.steps, point.estimate, generator)
     seconds = time.perf_counter() - start
-    _check_volume(volume, observation, config["method"], subject)
+    for name, array in (("volume", volume), ("std", std)):
+        if array is not None:
+            _check_volume(name, array, observation, config["method"], subject)
     row = {
         "subject": subject,
         "target": str(store.folder),
@@ -117,7 +122,7 @@ def _one(
         "given": ";".join(names),
         "contrasts_given": ",".join(store.contrasts),
         "gap_mm": round(gap_mm(planes, observation.spacing_mm), 3),
-        "train_seed": config["params"].get("train_seed", 0),
+        "train_seed": config["params"].get("seed", 0),
         "evaluations": evaluations,
         "seconds": round(seconds, 5),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,

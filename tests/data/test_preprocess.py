@@ -70,14 +70,15 @@ def ramp_subject(spacing: tuple[float, float, float]) -> Subject:
     return Subject("s", np.moveaxis(world, -1, 0).astype(np.float64), affine, None, ellipsoid())
 
 
-@pytest.mark.parametrize("centre", [None, (-8.0, 30.0, 20.0)], ids=["centred", "scanner"])
+@pytest.mark.parametrize("frame", ["centred", "scanner"])
 @pytest.mark.parametrize(
     ("spacing", "native"), [((2.0, 2.0, 2.0), ""), ((1.0, 1.3, 2.2), ""), ((0.9, 0.9, 4.0), "axial"), ((3.0, 3.0, 3.0), "")]
 )
-def test_a_point_in_the_grid_is_where_it_was_in_the_source(spacing: tuple, native: str, centre: tuple | None) -> None:
+def test_a_point_in_the_grid_is_where_it_was_in_the_source(spacing: tuple, native: str, frame: str) -> None:
     """Resampled world coordinates must equal those that the grid's affine states, to 1e-3 mm."""
     grid = Grid((10, 10, 8), 2.0, native_axis=native)
-    images, _, _, affine, _ = to_grid(ramp_subject(spacing), grid, centre)
+    centre_mm = None if frame == "centred" else nib.affines.apply_affine(tilted(spacing), [10.3, 11.1, 9.4])
+    images, _, _, affine, _ = to_grid(ramp_subject(spacing), grid, centre_mm)
     voxels = np.argwhere(np.ones(grid.shape, dtype=bool))
     stated = nib.affines.apply_affine(affine, voxels)
     source = nib.affines.apply_affine(np.linalg.inv(tilted(spacing)), stated)
@@ -209,7 +210,7 @@ def _not_nifti(folder: Path) -> Path:
 def _voxel(value: float) -> Callable[[Path], Path]:
     def spoil(folder: Path) -> Path:
         path = folder / "sub-02_T1w.nii.gz"
-        array = np.array(nib.load(path).dataobj)
+        array = np.asarray(nib.load(path).dataobj).copy()
         array[5, 5, 5] = value
         save(path, array)
         return path

@@ -1,4 +1,4 @@
-# What every rule needs: the checked configuration, the list of jobs, and where things are.
+# Shared by all rules: the checked configuration, the list of jobs, and where things are.
 import os
 from pathlib import Path
 
@@ -15,7 +15,9 @@ SHARDS = [f"{i}-of-{CFG.run.shards}" for i in range(1, CFG.run.shards + 1)]
 DATA_ROOT = Path(os.environ.get("XDIFF_DATA_ROOT", CFG.data_root))
 
 if not JOBS:
-    raise WorkflowError("run: selects no job: `only` of the chosen cohorts, grids, methods and sweeps exclude each other")
+    raise WorkflowError(
+        "run: selects no job: `only` of the chosen cohorts, grids, methods and sweeps exclude each other"
+    )
 
 
 wildcard_constraints:

@@ -5,16 +5,18 @@ rule generate:
     # An embedded cohort, deterministic from its seed. Files that exist are kept.
     output:
         "results/raw/{cohort}/generated.txt",
-    params:
-        entry=lambda wc: xcfg.to_json(CFG.cohorts[wc.cohort]),
     log:
         "results/logs/generate/{cohort}.log",
     benchmark:
         "results/benchmarks/generate/{cohort}.tsv"
+    conda:
+        "../envs/xdiff.yaml"
     resources:
         mem_mb=2000,
         runtime=30,
         disk_mb=2000,
+    params:
+        entry=lambda wc: xcfg.to_json(CFG.cohorts[wc.cohort]),
     shell:
         "(python -m xdiff.data generate --entry {params.entry:q} --out $(dirname {output:q}) && date > {output:q}) > {log:q} 2>&1"
 
@@ -25,18 +27,20 @@ rule split:
         lambda wc: raw_of(wc.cohort),
     output:
         "results/data/{cohort}/split.tsv",
-    params:
-        entry=lambda wc: xcfg.to_json(CFG.cohorts[wc.cohort]),
-        root=lambda wc: root_of(wc.cohort),
-        file=lambda wc: split_file_of(wc.cohort),
     log:
         "results/logs/split/{cohort}.log",
     benchmark:
         "results/benchmarks/split/{cohort}.tsv"
+    conda:
+        "../envs/xdiff.yaml"
     resources:
         mem_mb=500,
         runtime=10,
         disk_mb=10,
+    params:
+        entry=lambda wc: xcfg.to_json(CFG.cohorts[wc.cohort]),
+        root=lambda wc: root_of(wc.cohort),
+        file=lambda wc: split_file_of(wc.cohort),
     shell:
         "python -m xdiff.data split --entry {params.entry:q} --root {params.root:q} {params.file} --out {output:q} > {log:q} 2>&1"
 
@@ -49,18 +53,20 @@ rule preprocess:
     output:
         dataset="results/data/{cohort}/{grid}/dataset.json",
         index="results/data/{cohort}/{grid}/index.tsv",
-    params:
-        entry=lambda wc: xcfg.to_json(CFG.cohorts[wc.cohort]),
-        grid=lambda wc: xcfg.to_json(CFG.grids[wc.grid]),
-        root=lambda wc: root_of(wc.cohort),
     log:
         "results/logs/preprocess/{cohort}/{grid}.log",
     benchmark:
         "results/benchmarks/preprocess/{cohort}/{grid}.tsv"
+    conda:
+        "../envs/xdiff.yaml"
     resources:
         mem_mb=2000,
         runtime=120,
         disk_mb=5000,
+    params:
+        entry=lambda wc: xcfg.to_json(CFG.cohorts[wc.cohort]),
+        grid=lambda wc: xcfg.to_json(CFG.grids[wc.grid]),
+        root=lambda wc: root_of(wc.cohort),
     shell:
         "python -m xdiff.data preprocess --entry {params.entry:q} --grid {params.grid:q} --names {wildcards.cohort} {wildcards.grid}"
         " --root {params.root:q} --split {input.split:q} --out $(dirname {output.dataset:q}) > {log:q} 2>&1"

@@ -11,6 +11,8 @@ rule evaluate:
         "results/logs/evaluate/{cohort}/{grid}/{method}@{trained_on}/{sweep}/{shard}.log",
     benchmark:
         "results/benchmarks/evaluate/{cohort}/{grid}/{method}@{trained_on}/{sweep}/{shard}.tsv"
+    conda:
+        "../envs/xdiff.yaml"
     resources:
         mem_mb=2000,
         runtime=120,
@@ -30,6 +32,8 @@ rule collect:
         "results/logs/collect.log",
     benchmark:
         "results/benchmarks/collect/all.tsv"
+    conda:
+        "../envs/xdiff.yaml"
     resources:
         mem_mb=4000,
         runtime=30,
@@ -50,6 +54,8 @@ rule panel:
         "results/logs/panel.log",
     benchmark:
         "results/benchmarks/panel/all.tsv"
+    conda:
+        "../envs/xdiff.yaml"
     resources:
         mem_mb=1000,
         runtime=10,

@@ -18,6 +18,8 @@ rule tables:
         "results/logs/tables.log",
     benchmark:
         "results/benchmarks/tables/all.tsv"
+    conda:
+        "../envs/xdiff.yaml"
     resources:
         mem_mb=2000,
         runtime=10,
@@ -42,6 +44,8 @@ rule figures:
         "results/logs/figures.log",
     benchmark:
         "results/benchmarks/figures/all.tsv"
+    conda:
+        "../envs/xdiff.yaml"
     resources:
         mem_mb=2000,
         runtime=10,
@@ -60,6 +64,8 @@ rule report:
         "results/logs/report.log",
     benchmark:
         "results/benchmarks/report/all.tsv"
+    conda:
+        "../envs/xdiff.yaml"
     resources:
         mem_mb=1000,
         runtime=10,
@@ -82,6 +88,8 @@ rule reference_figure:
         "results/logs/reference_figure/{name}.log",
     benchmark:
         "results/benchmarks/reference_figure/{name}.tsv"
+    conda:
+        "../envs/xdiff.yaml"
     resources:
         mem_mb=2000,
         runtime=10,
@@ -92,6 +100,6 @@ rule reference_figure:
 
 
 rule reference_figures:
-    localrule: True
     input:
         expand("results/reference_figures/{name}/figures", name=REFERENCES),
+    localrule: True

@@ -10,20 +10,22 @@ rule sample:
     output:
         manifest="results/samples/{cohort}/{grid}/{method}@{trained_on}/{sweep}/manifest-{shard}.tsv",
         skipped="results/samples/{cohort}/{grid}/{method}@{trained_on}/{sweep}/skipped-{shard}.tsv",
-    params:
-        entry=lambda wc: xcfg.to_json(CFG.methods[wc.method]),
-        sweep=lambda wc: xcfg.to_json(CFG.sweeps[wc.sweep]),
-        shard=lambda wc: wc.shard.replace("-of-", "/"),
     log:
         "results/logs/sample/{cohort}/{grid}/{method}@{trained_on}/{sweep}/{shard}.log",
     benchmark:
         "results/benchmarks/sample/{cohort}/{grid}/{method}@{trained_on}/{sweep}/{shard}.tsv"
+    conda:
+        "../envs/xdiff.yaml"
     threads: lambda wc: CFG.methods[wc.method].threads
     resources:
         mem_mb=lambda wc: CFG.methods[wc.method].mem_mb,
         runtime=lambda wc: CFG.methods[wc.method].runtime_min,
         gpu=lambda wc: CFG.methods[wc.method].gpu,
         disk_mb=5000,
+    params:
+        entry=lambda wc: xcfg.to_json(CFG.methods[wc.method]),
+        sweep=lambda wc: xcfg.to_json(CFG.sweeps[wc.sweep]),
+        shard=lambda wc: wc.shard.replace("-of-", "/"),
     shell:
         "OMP_NUM_THREADS={threads} python -m xdiff.sample --entry {params.entry:q} --sweep {params.sweep:q} --shard {params.shard}"
         " --weights $(dirname {input.weights:q}) --data $(dirname {input.data:q}) --split {input.split:q}"

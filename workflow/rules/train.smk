@@ -8,18 +8,20 @@ rule train:
     output:
         weights="results/models/{cohort}/{grid}/{method}/weights.safetensors",
         config="results/models/{cohort}/{grid}/{method}/config.json",
-    params:
-        entry=lambda wc: xcfg.to_json(CFG.methods[wc.method]),
     log:
         "results/logs/train/{cohort}/{grid}/{method}.log",
     benchmark:
         "results/benchmarks/train/{cohort}/{grid}/{method}.tsv"
+    conda:
+        "../envs/xdiff.yaml"
     threads: lambda wc: CFG.methods[wc.method].threads
     resources:
         mem_mb=lambda wc: CFG.methods[wc.method].mem_mb,
         runtime=lambda wc: CFG.methods[wc.method].runtime_min,
         gpu=lambda wc: CFG.methods[wc.method].gpu,
         disk_mb=1000,
+    params:
+        entry=lambda wc: xcfg.to_json(CFG.methods[wc.method]),
     shell:
         "OMP_NUM_THREADS={threads} python -m xdiff.train --method {wildcards.method} --entry {params.entry:q}"
         " --data $(dirname {input.data:q}) --split {input.split:q} --out $(dirname {output.weights:q}) > {log:q} 2>&1"

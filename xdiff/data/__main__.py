@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from pathlib import Path
 
-from xdiff.config import Cohort, Grid, from_dict
+from xdiff.config import Cohort, Grid, from_dict, to_json
 from xdiff.data.cohorts import find_subjects
 from xdiff.data.preprocess import preprocess
 from xdiff.data.split import read_split, split_by_count, split_by_fraction, unlisted, write_split
@@ -15,7 +16,7 @@ from xdiff.errors import InputError, ManyInputErrors
 
 
 def generate(cohort: Cohort, out: Path) -> None:
-    """Write an embedded cohort below `out`."""
+    """Write an embedded cohort below `out`. Subjects that exist are kept, unless the settings have changed since."""
     settings = dict(cohort.generate)
     if cohort.layout == "phantom-brain":
         from xdiff.data.phantom_brain import write_phantom_brain as write
@@ -23,8 +24,19 @@ def generate(cohort: Cohort, out: Path) -> None:
         from xdiff.data.gaussian_field import write_gaussian_field as write
     else:
         raise InputError("cohorts.*.layout", repr(cohort.layout), "an embedded cohort: phantom-brain or gaussian-field")
+    _start_clean_if_changed(out, to_json([cohort.layout, settings]))
     subjects = write(out, **settings)
     print(f"{out}: {len(subjects)} subjects")
+
+
+def _start_clean_if_changed(out: Path, settings: str) -> None:
+    """Subjects of other settings (a seed, a shape) must not stay among the new ones; only a folder of our own is emptied."""
+    record = out / "settings.json"
+    if record.exists() and record.read_text() != settings:
+        print(f"{out}: generated with other settings ({record.read_text()}), starting clean")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    record.write_text(settings)
 
 
 def split(cohort: Cohort, root: Path, out: Path, file: Path | None) -> None:

@@ -98,13 +98,20 @@ def read_subject(files: Files, cohort: Cohort) -> Subject:
             raise InputError(path, "no such file", f"contrast {contrast} of {files.subject}")
         volumes.append(read_volume(path))
         check_same_pose(volumes[-1], volumes[0])
+        _check_signal(volumes[-1], cohort.norm)
     images = np.stack([v.array for v in volumes])
-    if not images.any():
-        raise InputError(volumes[0].path, "only zeros", "an image")
     labels = None
     if files.labels is not None:
         labels = read_labels(files.labels, {0, *cohort.labels.values}, volumes[0]).array
     return Subject(files.subject, images, volumes[0].affine, labels, foreground(images, cohort.foreground, volumes[0]))
+
+
+def _check_signal(volume: Volume, norm: str) -> None:
+    """Every contrast must have signal; the percentile scale needs some of it positive."""
+    if not volume.array.any():
+        raise InputError(volume.path, "only zeros", "an image")
+    if norm != "none" and volume.array.max() <= 0:
+        raise InputError(volume.path, "no positive voxel", "an image with positive intensities (or `norm: none`)")
 
 
 def foreground(images: np.ndarray, rule: str, like: Volume) -> np.ndarray:

@@ -87,7 +87,10 @@ def read_split(path: Path) -> Split:
     """Read a split TSV; raises InputError on a missing column, a patient on two sides or a sha256 that does not fit."""
     if not path.exists():
         raise InputError(path, "no such file", "a split TSV with columns " + ", ".join(COLUMNS))
-    table = pd.read_csv(path, sep="\t", comment="#", dtype=str)
+    try:
+        table = pd.read_csv(path, sep="\t", comment="#", dtype=str)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise InputError(path, f"no table ({' '.join(str(error).split())})", f"columns {COLUMNS}") from error
     if list(table.columns) != COLUMNS:
         raise InputError(path, f"columns {list(table.columns)}", COLUMNS)
     wrong = [s for s, p in zip(table["subject"], table["patient"], strict=True) if patient_of(s) != p]

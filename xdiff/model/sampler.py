@@ -17,7 +17,7 @@ BATCH = 64
 
 
 @torch.inference_mode()
-def denoise(network: SectionNetwork, state: Tensor, t: float, condition: Condition, batch: int = BATCH) -> tuple[Tensor, int]:
+def denoise(network: SectionNetwork, state: Tensor, t: float, condition: Condition) -> tuple[Tensor, int]:
     """One estimate of r_0 (C, X, Y, Z) from the state at time t: the three axes' estimates averaged, given voxels set to 0.
 
     Returns it and the number of section evaluations. At t = 1 the network is shown zeros (see diffusion.py).
@@ -27,7 +27,7 @@ def denoise(network: SectionNetwork, state: Tensor, t: float, condition: Conditi
     for axis in range(3):
         sections = stack(shown, axis)
         parts = []
-        for rows in torch.arange(sections.shape[0], device=state.device).split(batch):
+        for rows in torch.arange(sections.shape[0], device=state.device).split(BATCH):
             time = torch.full((len(rows),), t, device=state.device)
             parts.append(network(sections[rows], time, condition.sections(axis, rows)))
         total += unstack(torch.cat(parts), axis)

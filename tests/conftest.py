@@ -1,0 +1,71 @@
+"""Small stores that several test files share, made once per test process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from xdiff.config import Cohort, Grid, SplitRule
+from xdiff.data.cohorts import find_subjects
+from xdiff.data.gaussian_field import write_gaussian_field
+from xdiff.data.preprocess import preprocess
+from xdiff.data.split import Split, split_by_count, write_split
+from xdiff.data.store import Store
+from xdiff.volumes import write_volume
+
+FIELD_SHAPE = (20, 24, 18)
+
+
+class Prepared(NamedTuple):
+    """A preprocessed cohort: the store, its split, and the split's file."""
+
+    store: Store
+    split: Split
+    split_file: Path
+
+
+def prepare(cohort: Cohort, grid: Grid, names: tuple[str, str], root: Path, out: Path) -> Prepared:
+    """Split and preprocess a raw cohort as the rules do."""
+    subjects = [files.subject for files in find_subjects(cohort, root)]
+    split = split_by_count(subjects, cohort.split.seed, cohort.split.n_val, cohort.split.n_test)
+    write_split(split, out / names[0] / "split.tsv")
+    preprocess(cohort, grid, names, root, split, out / names[0] / names[1])
+    return Prepared(Store(out / names[0] / names[1]), split, out / names[0] / "split.tsv")
+
+
+@pytest.fixture(scope="session")
+def field(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """14 Gaussian fields of 20 x 24 x 18 voxels at 4 mm: 9 train, 2 val, 3 test; one contrast, no background."""
+    folder = tmp_path_factory.mktemp("field")
+    write_gaussian_field(folder / "raw", n_subjects=14, seed=3, shape=FIELD_SHAPE, spacing_mm=4.0)
+    cohort = Cohort("gaussian-field", ("field",), foreground="all", norm="none", split=SplitRule(n_val=2, n_test=3))
+    return prepare(cohort, Grid(FIELD_SHAPE, 4.0), ("gaussian-field", "tiny"), folder / "raw", folder / "data")
+
+
+HEAD_AFFINE = np.array([[-2.0, 0, 0, 31.5], [0, -1.995, 0.14, 20.0], [0, 0.14, 1.995, -17.25], [0, 0, 0, 1.0]])
+
+
+def write_heads(root: Path, n: int = 8) -> None:
+    """n heads of 22 x 26 x 20 voxels at 2 mm in BIDS layout, two contrasts on different scales, stored as LPS and tilted."""
+    x, y, z = np.meshgrid(*(np.linspace(-1.3, 1.3, s) for s in (22, 26, 20)), indexing="ij")
+    for i in range(n):
+        rng = np.random.default_rng([11, i])
+        radius = (x * rng.uniform(0.95, 1.1)) ** 2 + (y * rng.uniform(0.95, 1.1)) ** 2 + z**2
+        for suffix, top in (("T1w", 900.0), ("T2w", 240.0)):
+            texture = 1 - 0.4 * np.minimum(radius, 1) + 0.1 * rng.standard_normal(radius.shape)
+            image = np.where(radius < 1, np.clip(top * texture, 1, None), 0)
+            write_volume(root / f"sub-{i:02d}/anat/sub-{i:02d}_{suffix}.nii.gz", image.round().astype(np.float32), HEAD_AFFINE)
+
+
+HEADS = Cohort("bids", ("T1w", "T2w"), split=SplitRule(n_val=1, n_test=2), source="https://example.org/heads (CC0)")
+
+
+@pytest.fixture(scope="session")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """8 heads on a grid of their own spacing, 24 x 28 x 22 at 2 mm, two contrasts: 5 train, 1 val, 2 test."""
+    folder = tmp_path_factory.mktemp("heads")
+    write_heads(folder / "raw")
+    return prepare(HEADS, Grid((24, 28, 22), 2.0), ("heads", "2mm"), folder / "raw", folder / "data")

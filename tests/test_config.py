@@ -1,0 +1,172 @@
+"""The configuration: merged as Snakemake merges, typed, and refused with the place, what was found and what was expected."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from xdiff.config import Cohort, Config, Job, MethodEntry, Sweep, digest, from_dict, jobs, load_config, merge, to_json
+from xdiff.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+GOOD = {
+    "cohorts": {
+        "a": {"layout": "bids", "contrasts": ["T1w"], "labels": {"suffix": "seg", "values": {1: "WT"}}},
+        "b": {"layout": "brats", "contrasts": ["t1n", "t2f"], "only": {"grids": ["g"]}},
+    },
+    "grids": {
+        "g": {"shape": [8, 9, 10], "spacing_mm": 2},
+        "h": {"shape": [8, 8, 8], "spacing_mm": 4.0, "only": {"cohorts": ["a"]}},
+    },
+    "methods": {"m": {"module": "baselines.trivial"}, "n": {"module": "baselines.interpolation", "learns": False}},
+    "sweeps": {"s": {"K": [1, 2]}, "t": {"only": {"methods": ["m"]}}},
+    "run": {"cohorts": ["a", "b"], "grids": ["g", "h"], "methods": ["m", "n"], "sweeps": ["s", "t"]},
+}
+
+
+def changed(edit: Callable[[dict], None]) -> dict:
+    data = copy.deepcopy(GOOD)
+    edit(data)
+    return data
+
+
+def at(path: str, value: object) -> Callable[[dict], None]:
+    """An edit that sets `a.b.c` to a value."""
+
+    def edit(data: dict) -> None:
+        *parents, last = path.split(".")
+        for key in parents:
+            data = data[key]
+        data[last] = value
+
+    return edit
+
+
+def test_plain_data_becomes_frozen_dataclasses() -> None:
+    config = from_dict(Config, GOOD)
+    assert config.grids["g"].shape == (8, 9, 10)
+    assert config.grids["g"].spacing_mm == 2.0
+    assert isinstance(config.grids["g"].spacing_mm, float)
+    assert config.cohorts["a"].labels.values == {1: "WT"}
+    assert config.cohorts["b"].labels is None
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.grids["g"].spacing_mm = 3.0
+
+
+@pytest.mark.parametrize("entry", [from_dict(Config, GOOD), *from_dict(Config, GOOD).cohorts.values()])
+def test_json_gives_the_same_entry_back(entry: Config | Cohort) -> None:
+    """Jobs get their entries as JSON, which turns integer keys into text."""
+    assert from_dict(type(entry), json.loads(to_json(entry))) == entry
+
+
+@pytest.mark.parametrize(
+    ("edit", "where", "found", "expected"),
+    [
+        (at("cohort", {}), "config", "unknown key 'cohort'", "'cohorts'"),
+        (at("cohorts.a.contrast", ["T1w"]), "config.cohorts.a", "unknown key 'contrast'", "'contrasts'"),
+        (at("grids.g.spacing", 2.0), "config.grids.g", "unknown key 'spacing'", "'spacing_mm'"),
+        (at("sweeps.s.k", [1]), "config.sweeps.s", "unknown key 'k'", "'K'"),
+        (at("methods.m.only.method", []), "config.methods.m.only", "unknown key 'method'", "'methods'"),
+        (at("cohorts.a.split", {"seeds": 1}), "config.cohorts.a.split", "unknown key 'seeds'", "'seed'"),
+        (lambda d: d.pop("run"), "config", "no key 'run'", "'run'"),
+        (lambda d: d["cohorts"]["a"].pop("layout"), "config.cohorts.a", "no key 'layout'", "'contrasts'"),
+        (at("cohorts.a.contrasts", "T1w"), "config.cohorts.a.contrasts", "'T1w'", "a list"),
+        (at("cohorts", ["a"]), "config.cohorts", "['a']", "a map"),
+        (at("grids.g", 2.0), "config.grids.g", "2.0", "a map with keys"),
+        (at("grids.g.spacing_mm", "2"), "config.grids.g.spacing_mm", "'2'", "type float"),
+        (at("grids.g.spacing_mm", True), "config.grids.g.spacing_mm", "True", "type float"),
+        (at("sweeps.s.K", [1.5]), "config.sweeps.s.K[0]", "1.5", "type int"),
+        (at("methods.n.learns", "no"), "config.methods.n.learns", "'no'", "type bool"),
+        (at("cohorts.a.labels", {"suffix": "seg", "values": {"one": "WT"}}), "config.cohorts.a.labels.values", "'one'", "int"),
+        (at("cohorts.a.layout", "dicom"), "layout", "'dicom'", "'bids'"),
+        (at("cohorts.a.norm", "zscore"), "norm", "'zscore'", "'p99.5'"),
+        (at("cohorts.a.foreground", "bet"), "foreground", "'bet'", "'otsu'"),
+        (at("cohorts.a.contrasts", []), "cohorts.*.contrasts", "an empty list", "at least one"),
+        (at("grids.g.frame", "world"), "frame", "'world'", "'centred'"),
+        (at("grids.g.shape", [8, 8]), "grids.*", "shape (8, 8)", "three sizes"),
+        (at("grids.g.spacing_mm", -1.0), "grids.*", "spacing -1.0 mm", "spacing > 0"),
+        (at("sweeps.s.axis", ["oblique"]), "axis", "'oblique'", "'axial'"),
+        (at("sweeps.s.policy", ["best"]), "policy", "'best'", "'uniform'"),
+        (at("sweeps.s.estimate", ["median"]), "sweeps.*.estimate", "median", "mean_of_N"),
+        (at("sweeps.s.estimate", ["mean_of_0"]), "sweeps.*.estimate", "mean_of_0", "mean_of_N"),
+        (at("sweeps.s.K", [0]), "sweeps.*", "K (0,)", "K >= 1"),
+        (at("sweeps.s.steps", [1001]), "sweeps.*", "steps (1001,)", "1..1000"),
+        (at("run.methods", ["m", "xdif"]), "run.methods", "'xdif'", "'n'"),
+        (at("run.trained_on", ["self", "c"]), "run.trained_on", "'c'", "'self', 'a', 'b'"),
+    ],
+    ids=lambda v: v if isinstance(v, str) and v.startswith(("unknown", "no key")) else None,
+)
+def test_bad_configuration(edit: Callable, where: str, found: str, expected: str) -> None:
+    with pytest.raises(InputError) as caught:
+        from_dict(Config, changed(edit))
+    assert "\n" not in str(caught.value)
+    assert caught.value.where == where
+    assert found in caught.value.found
+    assert expected in caught.value.expected
+
+
+def test_jobs_are_the_product_narrowed_by_only() -> None:
+    found = jobs(from_dict(Config, GOOD))
+    assert found == [
+        Job(c, g, m, c, s)
+        for c, g, m, s in [
+            *[("a", g, m, s) for g in "gh" for m, s in (("m", "s"), ("m", "t"), ("n", "s"))],
+            *[("b", "g", m, s) for m, s in (("m", "s"), ("m", "t"), ("n", "s"))],
+        ]
+    ]
+
+
+def test_only_methods_that_learn_have_rows_trained_elsewhere() -> None:
+    config = from_dict(Config, changed(at("run.trained_on", ["self", "a"])))
+    elsewhere = [job for job in jobs(config) if job.trained_on != job.cohort]
+    assert {(j.cohort, j.trained_on, j.method, j.grid) for j in elsewhere} == {("b", "a", "m", "g")}
+    assert len(jobs(config)) == len(set(jobs(config)))
+
+
+def test_overlays_merge_maps_and_replace_lists() -> None:
+    base = {"a": {"x": 1, "y": [1, 2]}, "b": [1], "c": 3}
+    overlay = {"a": {"y": [9], "z": 4}, "b": [], "c": {"new": 1}}
+    assert merge(base, overlay) == {"a": {"x": 1, "y": [9], "z": 4}, "b": [], "c": {"new": 1}}
+    assert base == {"a": {"x": 1, "y": [1, 2]}, "b": [1], "c": 3}
+
+
+def test_merging_agrees_with_snakemakes_own() -> None:
+    update_config = pytest.importorskip("snakemake.utils").update_config
+    for overlay in ({"a": {"y": [9]}, "b": []}, {"a": 1}, {"c": {"d": {"e": 1}}}, {}):
+        base = {"a": {"x": 1, "y": [1, 2]}, "b": [1], "c": {"d": {"f": 2}}}
+        expected = copy.deepcopy(base)
+        update_config(expected, copy.deepcopy(overlay))
+        assert merge(base, overlay) == expected
+
+
+def test_files_are_read_in_order_and_overrides_come_last() -> None:
+    config = load_config(
+        [ROOT / "config.yaml", ROOT / "workflow/presets/smoke.yaml"], {"run": {"methods": ["zeros"]}, "data_root": "x"}
+    )
+    assert config.run.methods == ("zeros",)
+    assert config.run.grids == ("24", "field16")
+    assert config.cohorts["phantom-brain"].contrasts == ("t1n", "t1c", "t2w", "t2f")
+    assert config.data_root == "x"
+
+
+def test_a_missing_or_unreadable_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"absent\.yaml: found no such file, expected a configuration in YAML"):
+        load_config([tmp_path / "absent.yaml"])
+    (tmp_path / "bad.yaml").write_text("cohorts: {a: [\n")
+    with pytest.raises(InputError, match=r"bad\.yaml: found .*expected .*YAML"):
+        load_config([tmp_path / "bad.yaml"])
+    (tmp_path / "list.yaml").write_text("- cohorts\n")
+    with pytest.raises(InputError, match=r"list\.yaml: found .*expected .*YAML"):
+        load_config([tmp_path / "list.yaml"])
+
+
+def test_digests_follow_every_key_and_nothing_else() -> None:
+    assert digest(MethodEntry("a", params={"x": 1, "y": 2})) == digest(MethodEntry("a", params={"y": 2, "x": 1}))
+    assert digest(MethodEntry("a", params={"x": 1})) != digest(MethodEntry("a", params={"x": 2}))
+    assert digest(Sweep(K=(1,))) != digest(Sweep(K=(2,)))
+    assert digest(Sweep()) == "PINNED"
