@@ -74,7 +74,9 @@ def _gaussian(posterior: Posterior, estimate: str, generator: np.random.Generato
     if estimate == "sample":
         return posterior.sample(generator), None
     count = int(estimate.removeprefix("mean_of_"))
-    return np.mean([posterior.sample(generator) for _ in range(count)], axis=0).astype(np.float32), None
+    mean = np.mean([posterior.sample(generator) for _ in range(count)], axis=0)
+    # a mean of equal float32 values is not exactly that value
+    return project(mean.astype(np.float32), posterior.observation.sections, posterior.observation.planes), None
 
 
 def _kind(params: dict) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +19,8 @@ from xdiff.data.split import Split, split_by_count, write_split
 from xdiff.data.store import Store
 from xdiff.volumes import write_volume
 
+REPOSITORY = Path(__file__).resolve().parents[1]
+PRESETS = REPOSITORY / "workflow" / "presets"
 FIELD_SHAPE = (20, 24, 18)
 
 
@@ -69,3 +74,25 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     folder = tmp_path_factory.mktemp("heads")
     write_heads(folder / "raw")
     return prepare(HEADS, Grid((24, 28, 22), 2.0), ("heads", "2mm"), folder / "raw", folder / "data")
+
+
+def snakemake(directory: Path, *arguments: str | Path, cores: int = 2) -> subprocess.CompletedProcess[str]:
+    """Run the repository's Snakefile in `directory`, as a user would; stdout holds both streams."""
+    environment = {k: v for k, v in os.environ.items() if k != "XDIFF_DATA_ROOT"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    command = ["snakemake", "--cores", str(cores), "--snakefile", REPOSITORY / "Snakefile", "--directory", directory, *arguments]
+    return subprocess.run(
+        [str(part) for part in command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400
+    )
+
+
+def job_counts(output: str) -> dict[str, int]:
+    """Rule -> number of jobs, from Snakemake's own table of a dry run; empty where there is nothing to do."""
+    lines = output.split("Job stats:", 1)[1].splitlines()[3:] if "Job stats:" in output else []
+    counts: dict[str, int] = {}
+    for line in lines:
+        words = line.split()
+        if len(words) != 2 or not words[1].isdigit():
+            break
+        counts[words[0]] = int(words[1])
+    return counts

@@ -47,5 +47,5 @@ class Probe:
         elif self.kind == "wrong_std":
             std = std[0]
         elif self.kind == "slow":
-            time.sleep(0.15)
+            time.sleep(0.08)
         return volume, std, 7 * steps

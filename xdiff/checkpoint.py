@@ -40,13 +40,23 @@ def read_weights(folder: Path) -> tuple[Tensors, dict]:
     for needed in (config_path, path):
         if not needed.exists():
             raise InputError(needed, "no such file", "a weights folder with weights.safetensors and config.json")
-    config = json.loads(config_path.read_text())
+    config = _read_config(config_path)
     sha = hashlib.sha256(path.read_bytes()).hexdigest()
     if sha != config["sha256"]:
         raise InputError(path, f"sha256 {sha[:12]}", f"{config['sha256'][:12]} as {config_path.name} says")
     with safe_open(path, framework="numpy") as handle:
         tensors = {name: handle.get_tensor(name) for name in handle.keys() if name != "empty"}  # noqa: SIM118
     return tensors, config
+
+
+def _read_config(path: Path) -> dict:
+    try:
+        config = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(path, f"broken JSON ({error})", "the config of a weights folder, with its sha256") from error
+    if not isinstance(config, dict) or "sha256" not in config:
+        raise InputError(path, "no key 'sha256'", "the config of a weights folder, with its sha256")
+    return config
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -142,7 +143,7 @@ class Sweep:
         for name in self.policy:
             _one_of("policy", name, ("uniform", "centre", "random", "tumour", "off_tumour"))
         for name in self.estimate:
-            if name not in ("mean", "sample") and not (name.startswith("mean_of_") and name[8:].isdigit()):
+            if name not in ("mean", "sample") and not re.fullmatch("mean_of_[1-9][0-9]*", name):
                 raise InputError("sweeps.*.estimate", name, "mean, sample or mean_of_N")
         if any(k < 1 for k in self.K) or any(not 1 <= s <= 1000 for s in self.steps):
             raise InputError("sweeps.*", f"K {self.K}, steps {self.steps}", "K >= 1 and steps in 1..1000")
@@ -272,7 +273,13 @@ def load_config(paths: Sequence[Path | str], overrides: Mapping[str, Any] | None
     for path in paths:
         if not Path(path).exists():
             raise InputError(path, "no such file", "a configuration in YAML")
-        data = merge(data, yaml.safe_load(Path(path).read_text()) or {})
+        try:
+            overlay = yaml.safe_load(Path(path).read_text()) or {}
+        except yaml.YAMLError as error:
+            raise InputError(path, f"broken YAML ({' '.join(str(error).split())})", "a configuration in YAML") from error
+        if not isinstance(overlay, Mapping):
+            raise InputError(path, f"a {type(overlay).__name__}", "a configuration in YAML, a map")
+        data = merge(data, overlay)
     return from_dict(Config, merge(data, overrides or {}))
 
 

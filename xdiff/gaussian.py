@@ -8,12 +8,12 @@ P = X_s X_s^T the Gram matrix of the given sections, the estimate is a weighted 
     w = 1/M + H (H P H + lambda' I)^-1 H (X_s y - P 1/M),
 
 so everything happens in M dimensions; leaving a subject out deletes rows. P of any set of parallel sections is the sum of
-per-section Gram matrices, computed once. What the ridge leaves at the given sections is spread along the axis as an
-Ornstein-Uhlenbeck bridge of length L (the best interpolation of a residual whose correlation falls as exp(-distance / L)).
+per-section Gram matrices, computed once. What the ridge leaves at the given sections is spread along the axis by kriging
+(the best linear interpolation of a residual with a Matern 3/2 correlation of length L).
 lambda and L come from leave-one-out cross-validation on the training set.
 
 Uncertainty: the ridge's own posterior inside the span of the training volumes, plus what no combination of the others
-explains of each training volume, which grows with the bridge's variance; both scaled so that the leave-one-out squared
+explains of each training volume, which grows with the kriging variance; both scaled so that the leave-one-out squared
 error is met on average (`inflation`).
 """
 
@@ -178,7 +178,7 @@ class Posterior:
         # cov(b) = lambda' (H P H + lambda' I)^-1 / (M - 1) for V = mean + Z^T b; its symmetric root, centred
         root = (vectors * np.sqrt(floor / (np.maximum(values, 0) + floor))) @ vectors.T
         self.root = (root - root.mean(axis=0)) / np.sqrt(model.n_rows - 1)
-        self.fade = bridge_variance(observation, length)
+        self.fade = kriging_variance(observation, length)
 
     def std(self) -> np.ndarray:
         """(C, X, Y, Z) float32, 0 at the given voxels."""
@@ -196,7 +196,7 @@ class Posterior:
         return project(draw.astype(np.float32), self.observation.sections, self.observation.planes)
 
 
-def bridge_variance(observation: Observation, length_mm: float) -> np.ndarray:
+def kriging_variance(observation: Observation, length_mm: float) -> np.ndarray:
     """Share (X, Y, Z) float32 of a residual's variance that the given sections leave open: 0 at them, 1 far away."""
     left = np.ones(observation.shape, dtype=np.float32)
     for axis in range(3):
@@ -204,9 +204,9 @@ def bridge_variance(observation: Observation, length_mm: float) -> np.ndarray:
         if not planes:
             continue
         scale = length_mm / observation.spacing_mm[axis]
-        indices = np.array([p.index for p in planes])
-        apart = np.abs(np.arange(observation.shape[axis])[:, None] - indices) / scale
-        profile = 1 - (ou_bridge(indices.tolist(), observation.shape[axis], scale) * np.exp(-apart)).sum(axis=1)
+        rows, indices = np.arange(observation.shape[axis]), np.array([p.index for p in planes])
+        explained = kriging_weights(indices, len(rows), scale) * matern(rows[:, None] - indices, scale)
+        profile = 1 - explained.sum(axis=1)
         view = [1, 1, 1]
         view[axis] = -1
         left = np.minimum(left, np.clip(profile, 0, 1).reshape(view).astype(np.float32))
@@ -216,7 +216,7 @@ def bridge_variance(observation: Observation, length_mm: float) -> np.ndarray:
 def spread_residual(volume: np.ndarray, observation: Observation, length_mm: float) -> np.ndarray:
     """Add what is missing at the given sections, fading with distance, and put the given sections in exactly.
 
-    Sections of one axis: Ornstein-Uhlenbeck bridge between neighbours. Several axes: the bridges averaged by how near
+    Sections of one axis: kriging. Several axes: their predictions averaged by how near
     their sections are. Oblique sections: projection only.
     """
     residual = [s - p.cut(volume) for s, p in zip(observation.sections, observation.planes, strict=True)]
@@ -226,7 +226,7 @@ def spread_residual(volume: np.ndarray, observation: Observation, length_mm: flo
         order = sorted(range(len(of_axis)), key=lambda i: of_axis[i][0].index)
         planes = [of_axis[i][0] for i in order]
         spacing = observation.spacing_mm[axis]
-        coefficients = ou_bridge([p.index for p in planes], volume.shape[axis + 1], length_mm / spacing)
+        coefficients = kriging_weights([p.index for p in planes], volume.shape[axis + 1], length_mm / spacing)
         stacked = np.stack([of_axis[i][1] for i in order])
         field_ = np.tensordot(coefficients, stacked, axes=1)  # (n, C, h, w)
         near = np.exp(-distance_mm(planes, observation.shape, observation.spacing_mm) / length_mm).astype(np.float32)
@@ -236,20 +236,19 @@ def spread_residual(volume: np.ndarray, observation: Observation, length_mm: flo
     return project(volume + spread, observation.sections, observation.planes)
 
 
-def ou_bridge(indices: Sequence[int], length: int, scale: float) -> np.ndarray:
-    """Weights (length, K) float32 of K known values in the best prediction of an Ornstein-Uhlenbeck process.
+def kriging_weights(indices: Sequence[int], length: int, scale: float) -> np.ndarray:
+    """Weights (length, K) float32 of K known values in the best linear prediction along an axis: C_us C_ss^-1, Matern 3/2.
 
-    Markov: only the neighbours on either side matter, with sinh(d_other / L) / sinh(gap / L); outside, exp(-d / L).
-    scale: correlation length L in sections.
+    scale: correlation length in sections. A smooth kernel, because given sections a few millimetres apart differ smoothly:
+    on ds002748 at 2 mm it is 0.6 dB better at K = 31 than exp(-distance / L), whose prediction is close to linear.
     """
-    weights = np.zeros((length, len(indices)), dtype=np.float64)
-    rows = np.arange(length)
-    weights[:, 0] = np.where(rows <= indices[0], np.exp(-(indices[0] - rows) / scale), weights[:, 0])
-    weights[:, -1] = np.where(rows >= indices[-1], np.exp(-(rows - indices[-1]) / scale), weights[:, -1])
-    for k, (a, b) in enumerate(zip(indices[:-1], indices[1:], strict=True)):
-        inside = rows[(rows >= a) & (rows <= b)]
-        # sinh(x) / sinh(g) written with decaying exponentials, so that long gaps do not overflow
-        left, right, gap = (inside - a) / scale, (b - inside) / scale, (b - a) / scale
-        weights[inside, k] = np.exp(-left) * (1 - np.exp(-2 * right)) / (1 - np.exp(-2 * gap))
-        weights[inside, k + 1] = np.exp(-right) * (1 - np.exp(-2 * left)) / (1 - np.exp(-2 * gap))
-    return weights.astype(np.float32)
+    known = np.asarray(indices)
+    # the nugget keeps neighbouring sections solvable; what it leaves at the given ones, the projection takes away
+    own = matern(known[:, None] - known, scale) + 1e-5 * np.eye(len(known))
+    return np.linalg.solve(own, matern(known[:, None] - np.arange(length), scale)).T.astype(np.float32)
+
+
+def matern(distance: np.ndarray, scale: float) -> np.ndarray:
+    """Matern correlation with smoothness 3/2: (1 + d) exp(-d), d = sqrt(3) |distance| / scale."""
+    d = np.sqrt(3) * np.abs(distance) / scale
+    return (1 + d) * np.exp(-d)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,8 @@ from xdiff.observation import NotEnoughSections, Observation, Point, choose_plan
 from xdiff.planes import AXIS_NAMES, Plane
 
 LAMBDAS = np.geomspace(1e-5, 10.0, 25)
-LENGTHS_MM = (2.0, 4.0, 7.0, 12.0, 20.0, 35.0, 60.0)
+RIDGE_FACTORS = np.array([1.0, 4.0, 16.0, 64.0])
+LENGTHS_MM = (2.5, 4.0, 6.0, 9.0, 14.0)
 
 
 def training_rows(store: Store, subjects: Sequence[str], max_volumes: int = 400) -> tuple[np.ndarray, list[str]]:
@@ -36,10 +38,11 @@ def with_mirror(volumes: np.ndarray) -> np.ndarray:
 
 
 def fit(store: Store, split: Split, max_volumes: int = 400, n_checked: int = 8) -> LinearGaussian:
-    """Fit on the training side of a split.
+    """Fit on the training side of a split: lambda and L by leave-one-out, for every axis and every K of FIT_K.
 
-    lambda: leave-one-out over every training volume, in Gram space (exact and cheap). L and inflation: leave-one-out over
-    n_checked volumes, with the volumes themselves.
+    First lambda over every training volume in Gram space (exact and cheap, but blind to the spreading of the residual);
+    then that lambda or a larger one together with L, with n_checked left-out volumes: with many sections the spreading does
+    the work that a small lambda would do, and does it better.
     """
     rows, subjects = training_rows(store, split.side("train"), max_volumes)
     model = LinearGaussian(rows, subjects=tuple(subjects))
@@ -59,30 +62,37 @@ def _fit_point(model: LinearGaussian, store: Store, subjects: list[str], axis: i
                 table[axis, j] = table[axis, j - 1]
         return
     errors = np.mean([_ridge_errors(model, i, planes) for i, planes in cases], axis=0)
-    model.lambdas[axis, j] = LAMBDAS[int(np.argmin(errors))]
-    checked = cases[:: max(1, len(cases) // n_checked)][:n_checked]
-    by_length, shares = [], []
-    for i, planes in checked:
-        volume = model.rows[i]
-        observation = observe(volume, planes, store.contrasts, store.spacing_mm(subjects[i]), store.frame, "none")
-        weights = model.weights(model.gram(planes), model.inner(observation), model.lambdas[axis, j], model.without(i))
-        ridge = model.combine(weights)
-        trials = [((spread_residual(ridge, observation, length) - volume) ** 2).mean() for length in LENGTHS_MM]
-        by_length.append(trials)
-        if len(shares) < 3:
-            shares.append((observation, ridge, volume, store.foreground(subjects[i]) & ~observation.mask))
-    model.lengths_mm[axis, j] = LENGTHS_MM[int(np.argmin(np.mean(by_length, axis=0)))]
-    model.inflation[axis, j] = _inflation(model, shares, model.lengths_mm[axis, j])
+    ridge = LAMBDAS[int(np.argmin(errors))]
+    left_out = [LeftOut(model, store, subjects, i, p) for i, p in cases[:: max(1, len(cases) // n_checked)][:n_checked]]
+    trials = list(itertools.product(ridge * RIDGE_FACTORS, LENGTHS_MM))
+    ridge, length = min(trials, key=lambda trial: _spread_error(left_out, *trial))
+    model.lambdas[axis, j], model.lengths_mm[axis, j] = ridge, length
+    # three volumes are enough for one number that is averaged over every voxel
+    missed = np.mean([case.squares(ridge, length)[:, case.hidden].mean() for case in left_out[:3]])
+    predicted = np.mean([(Posterior(model, c.observation).std() ** 2)[:, c.hidden].mean() for c in left_out[:3]])
+    model.inflation[axis, j] = missed / predicted
 
 
-def _inflation(model: LinearGaussian, cases: list[tuple], length_mm: float) -> float:
-    """Leave-one-out squared error over predicted variance, both in the unseen foreground of a few volumes.
+class LeftOut:
+    """One training volume seen through given planes, estimated from all others."""
 
-    A few are enough for one number that is averaged over every voxel.
-    """
-    missed = [((spread_residual(ridge, o, length_mm) - volume) ** 2)[:, hidden].mean() for o, ridge, volume, hidden in cases]
-    predicted = [(Posterior(model, o).std() ** 2)[:, hidden].mean() for o, _, _, hidden in cases]
-    return float(np.mean(missed) / np.mean(predicted))
+    def __init__(self, model: LinearGaussian, store: Store, subjects: list[str], row: int, planes: list[Plane]) -> None:
+        self.model, self.volume, self.keep = model, model.rows[row], model.without(row)
+        spacing = store.spacing_mm(subjects[row])
+        self.observation = observe(self.volume, planes, store.contrasts, spacing, store.frame, "none")
+        self.gram, self.inner = model.gram(planes), model.inner(self.observation)
+        self.hidden = store.foreground(subjects[row]) & ~self.observation.mask
+        self._last: tuple[float, np.ndarray] | None = None
+
+    def squares(self, ridge: float, length_mm: float) -> np.ndarray:
+        """Squared error (C, X, Y, Z) of the left-out estimate."""
+        if self._last is None or self._last[0] != ridge:
+            self._last = ridge, self.model.combine(self.model.weights(self.gram, self.inner, ridge, self.keep))
+        return (spread_residual(self._last[1], self.observation, length_mm) - self.volume) ** 2
+
+
+def _spread_error(cases: Sequence[LeftOut], ridge: float, length_mm: float) -> float:
+    return float(np.mean([case.squares(ridge, length_mm).mean() for case in cases]))
 
 
 def _planes(point: Point, store: Store, subject: str) -> list[Plane] | None:

@@ -8,6 +8,7 @@ W = A^T 1, mask M = [W > 0], evidence E = W+ A^T y, Delta = distance in mm to th
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse.linalg import LinearOperator, cg
+from scipy.sparse.linalg import LinearOperator, lsmr
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 AXIS_NAMES = ("sagittal", "coronal", "axial")
@@ -104,19 +105,7 @@ class ObliquePlane:
 
     def matrix(self, shape: Sequence[int]) -> sparse.csr_array:
         """Trilinear interpolation as a sparse matrix (h * w, X * Y * Z), so that the adjoint is its exact transpose."""
-        points = self.points()
-        base = np.floor(points).astype(int)
-        fraction = points - base
-        rows, columns, values = [], [], []
-        for corner in itertools.product((0, 1), repeat=3):
-            voxel = base + corner
-            weight = np.prod(np.where(corner, fraction, 1 - fraction), axis=1)
-            inside = ((voxel >= 0) & (voxel < shape)).all(axis=1) & (weight > 0)
-            rows.append(np.flatnonzero(inside))
-            columns.append(np.ravel_multi_index(voxel[inside].T, tuple(shape)))
-            values.append(weight[inside])
-        size = (len(points), int(np.prod(shape)))
-        return sparse.csr_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=size)
+        return _trilinear(self, tuple(shape))
 
     def cut(self, volume: np.ndarray) -> np.ndarray:
         matrix = self.matrix(volume.shape[1:])
@@ -134,6 +123,23 @@ class ObliquePlane:
         normal /= np.linalg.norm(normal)
         grid = np.stack(np.meshgrid(*(np.arange(n, dtype=float) for n in shape), indexing="ij"), axis=-1)
         return np.abs(((grid - self.centre) * spacing) @ normal)
+
+
+@functools.lru_cache(maxsize=16)  # an iterative projection cuts the same planes a hundred times
+def _trilinear(plane: ObliquePlane, shape: tuple[int, int, int]) -> sparse.csr_array:
+    points = plane.points()
+    base = np.floor(points).astype(int)
+    fraction = points - base
+    rows, columns, values = [], [], []
+    for corner in itertools.product((0, 1), repeat=3):
+        voxel = base + corner
+        weight = np.prod(np.where(corner, fraction, 1 - fraction), axis=1)
+        inside = ((voxel >= 0) & (voxel < shape)).all(axis=1) & (weight > 0)
+        rows.append(np.flatnonzero(inside))
+        columns.append(np.ravel_multi_index(voxel[inside].T, shape))
+        values.append(weight[inside])
+    size = (len(points), int(np.prod(shape)))
+    return sparse.csr_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=size)
 
 
 AnyPlane = Plane | ObliquePlane
@@ -177,10 +183,10 @@ def distance_mm(planes: Sequence[AnyPlane], shape: Sequence[int], spacing_mm: Se
 
 
 def project(volume: np.ndarray, sections: Sequence[np.ndarray], planes: Sequence[AnyPlane]) -> np.ndarray:
-    """Nearest volume to `volume` (C, X, Y, Z) that agrees with the data, V + A^T (A A^T)^+ (y - A V).
+    """Nearest volume to `volume` (C, X, Y, Z) that agrees with the data, V + A^+ (y - A V).
 
     Thin axis-aligned planes: the given values themselves (bit-exact; where planes cross, their mean).
-    Thick or oblique planes: least squares by conjugate gradients to a relative residual of 1e-6.
+    Thick or oblique planes: least squares, also where sections that cross contradict each other.
     """
     if all(plane.thin for plane in planes):
         given, mask = evidence(sections, planes, volume.shape[1:])
@@ -188,27 +194,30 @@ def project(volume: np.ndarray, sections: Sequence[np.ndarray], planes: Sequence
     residual = [
         np.asarray(s, dtype=np.float64) - plane.cut(volume.astype(np.float64)) for s, plane in zip(sections, planes, strict=True)
     ]
-    solved = _solve_normal(residual, planes, volume.shape)
-    return (volume + adjoint(solved, planes, np.zeros(volume.shape))).astype(volume.dtype)
+    return (volume + _least_squares(residual, planes, volume.shape)).astype(volume.dtype)
 
 
-def _solve_normal(residual: list[np.ndarray], planes: Sequence[AnyPlane], shape: Sequence[int]) -> list[np.ndarray]:
-    """Solve (A A^T) z = residual by conjugate gradients."""
-    sizes = [r.size for r in residual]
+def _least_squares(residual: list[np.ndarray], planes: Sequence[AnyPlane], shape: Sequence[int]) -> np.ndarray:
+    """A^+ residual: the smallest volume (C, X, Y, Z) whose sections are nearest to `residual`.
 
-    def split(flat: np.ndarray) -> list[np.ndarray]:
-        parts = np.split(flat, np.cumsum(sizes)[:-1])
-        return [part.reshape(r.shape) for part, r in zip(parts, residual, strict=True)]
+    By LSMR (Fong & Saunders 2011), which stays stable where planes cross and A A^T is singular; conjugate gradients on
+    A A^T diverge there on data with rounding errors.
+    """
+    sizes = np.cumsum([r.size for r in residual])
 
-    def normal(flat: np.ndarray) -> np.ndarray:
-        return np.concatenate([s.ravel() for s in cut(adjoint(split(flat), planes, np.zeros(shape)), planes)])
+    def forward(flat: np.ndarray) -> np.ndarray:
+        return np.concatenate([s.ravel() for s in cut(flat.reshape(shape), planes)])
 
-    operator = LinearOperator((sum(sizes), sum(sizes)), matvec=normal, dtype=np.float64)
+    def backward(flat: np.ndarray) -> np.ndarray:
+        parts = zip(np.split(flat, sizes[:-1]), residual, strict=True)
+        return adjoint([part.reshape(r.shape) for part, r in parts], planes, np.zeros(shape)).ravel()
+
+    operator = LinearOperator((sizes[-1], int(np.prod(shape))), matvec=forward, rmatvec=backward, dtype=np.float64)
     flat = np.concatenate([r.ravel() for r in residual])
-    solution, status = cg(operator, flat, rtol=1e-6, maxiter=500)
-    if status < 0:
-        raise RuntimeError(f"projection on {len(planes)} planes broke down (conjugate gradients status {status})")
-    return split(solution)
+    solution, stop, *_ = lsmr(operator, flat, atol=1e-7, btol=1e-7, conlim=0, maxiter=1000)
+    if stop == 7:
+        raise RuntimeError(f"projection on {len(planes)} planes did not converge in 1000 steps")
+    return solution.reshape(shape)
 
 
 def stack(volume: Array, axis: int) -> Array:

@@ -163,11 +163,11 @@ def _check_fits(config: dict, store: Store, weights: Path) -> None:
             raise InputError(weights, f"weights for {key} {config[key]}", f"{found} as {store.folder}")
 
 
-def _check_volume(volume: np.ndarray, observation: Observation, method: str, subject: str) -> None:
+def _check_volume(name: str, volume: np.ndarray, observation: Observation, method: str, subject: str) -> None:
     expected = (len(observation.contrasts), *observation.shape)
     if volume.shape != expected or not np.isfinite(volume).all():
         raise ValueError(
-            f"{method} on {subject}: volume {volume.shape}, finite {bool(np.isfinite(volume).all())}; expected finite {expected}"
+            f"{method} on {subject}: {name} {volume.shape}, finite {bool(np.isfinite(volume).all())}; expected finite {expected}"
         )
 
 

@@ -60,6 +60,8 @@ def train(name: str, entry: MethodEntry, store: Store, split: Split, out: Path) 
     start = time.perf_counter()
     tensors = {}
     if hasattr(module, "train"):
+        if workdir.parent.exists() and not workdir.exists():
+            print(f"{name}: settings, data or split differ from the last training, starting clean in {workdir}")
         workdir.mkdir(parents=True, exist_ok=True)
         tensors = module.train(store, split, entry.params, workdir)
     sha = write_weights(out, tensors, {**described, "key": key, "seconds": round(time.perf_counter() - start, 2)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import runpy
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -202,9 +203,8 @@ def _truncate(folder: Path) -> Path:
 
 
 def _not_nifti(folder: Path) -> Path:
-    path = folder / "sub-02_T1w.nii.gz"
-    path.write_text("scanner log")
-    return path
+    (folder / "sub-02_T1w.nii.gz").write_text("scanner log")
+    return folder / "sub-02_T1w.nii.gz"
 
 
 def _voxel(value: float) -> Callable[[Path], Path]:
@@ -218,10 +218,12 @@ def _voxel(value: float) -> Callable[[Path], Path]:
     return spoil
 
 
-def _dimensions(folder: Path) -> Path:
-    path = folder / "sub-02_T1w.nii.gz"
-    save(path, np.ones((*SHAPE, 2), dtype=np.float32))
-    return path
+def _image(array: np.ndarray) -> Callable[[Path], Path]:
+    def spoil(folder: Path) -> Path:
+        save(folder / "sub-02_T1w.nii.gz", array)
+        return folder / "sub-02_T1w.nii.gz"
+
+    return spoil
 
 
 def _missing(folder: Path) -> Path:
@@ -261,24 +263,12 @@ def _two_poses(folder: Path) -> Path:
     return path
 
 
-def _zeros(folder: Path) -> Path:
-    path = folder / "sub-02_T1w.nii.gz"
-    save(path, np.zeros(SHAPE, dtype=np.float32))
-    return path
-
-
-def _whole_head(folder: Path) -> Path:
-    path = folder / "sub-02_T1w.nii.gz"
-    save(path, np.asarray(nib.load(path).dataobj) + 5)
-    return path
-
-
 BAD = {
     "truncated": (_truncate, "unreadable file", "a complete NIfTI volume"),
     "non-nifti": (_not_nifti, "unreadable file", "a complete NIfTI volume"),
     "nan": (_voxel(np.nan), "1 NaN or infinite voxels", "finite voxels only"),
     "infinite": (_voxel(np.inf), "1 NaN or infinite voxels", "finite voxels only"),
-    "4d": (_dimensions, "4 dimensions (20, 24, 18, 2)", "3 dimensions"),
+    "4d": (_image(np.ones((*SHAPE, 2), np.float32)), "4 dimensions (20, 24, 18, 2)", "3 dimensions"),
     "missing modality": (_missing, "no such file", "contrast T2w of sub-02"),
     "mask shape": (_mask(shape=(20, 24, 17)), "a mask of shape (20, 24, 17)", "(20, 24, 18) as sub-02_T1w.nii.gz"),
     "mask affine": (_mask(shift_mm=2.0), "a mask with affine", "as sub-02_T1w.nii.gz"),
@@ -286,8 +276,8 @@ BAD = {
     "zero spacing": (_spacing(0.0), "voxel spacing [0.0, 2.0, 2.0] mm", "positive, finite spacing"),
     "negative spacing": (_spacing(-2.0), "voxel spacing [-2.0, 2.0, 2.0] mm", "positive, finite spacing"),
     "two poses": (_two_poses, "that disagree", "one pose"),
-    "zeros": (_zeros, "only zeros", "an image"),
-    "whole head": (_whole_head, "100.0% non-zero voxels", "a skull-stripped volume"),
+    "zeros": (_image(np.zeros(SHAPE, np.float32)), "only zeros", "an image"),
+    "whole head": (_image(5 + 90 * ellipsoid().astype(np.float32)), "100.0% non-zero voxels", "a skull-stripped volume"),
 }
 
 
@@ -322,7 +312,7 @@ def test_every_bad_subject_is_reported_at_once(tmp_path: Path) -> None:
     names = ("sub-01", "sub-02", "sub-03")
     folders = [write_subject(tmp_path / "raw", name) for name in names]
     (folders[0] / "sub-01_T2w.nii.gz").unlink()
-    _zeros(folders[1])
+    _image(np.zeros(SHAPE, np.float32))(folders[1])
     with pytest.raises(ManyInputErrors) as caught:
         preprocess(COHORT, GRID, NAMES, tmp_path / "raw", split_of(*names), tmp_path / "out")
     assert [Path(e.where).name for e in caught.value.errors] == ["sub-01_T2w.nii.gz", "sub-02_T1w.nii.gz"]
@@ -346,8 +336,6 @@ def test_a_changed_source_is_made_again_and_an_unchanged_one_is_not(tmp_path: Pa
 
 
 def test_the_command_line_prints_one_error_and_no_traceback(tmp_path: Path, monkeypatch, capsys) -> None:
-    import runpy
-
     entry = json.dumps({"layout": "bids", "contrasts": ["T1w"]})
     argv = ["xdiff.data", "split", "--entry", entry, "--root", str(tmp_path / "absent"), "--out", str(tmp_path / "s.tsv")]
     monkeypatch.setattr("sys.argv", argv)

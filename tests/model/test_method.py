@@ -1,0 +1,111 @@
+"""X-Diffusion as the harness uses it: floor, data consistency, seeds, counting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Prepared
+
+from baselines import trivial
+from xdiff.checkpoint import read_weights, write_weights
+from xdiff.config import MethodEntry
+from xdiff.model import method, sampler
+from xdiff.observation import Observation, observe
+from xdiff.planes import Plane
+from xdiff.train import train
+
+SECTIONS = {"gaussian-field": 20 + 24 + 18, "heads": 24 + 28 + 22}
+
+
+def observe_test(cohort: Prepared, planes: list[Plane]) -> Observation:
+    store, subject = cohort.store, cohort.split.side("test")[0]
+    return observe(store.volume(subject), planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm)
+
+
+@pytest.fixture(scope="module", params=["field", "heads"])
+def cohort(request: pytest.FixtureRequest) -> Prepared:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def untrained(cohort: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights after no step of training."""
+    out = tmp_path_factory.mktemp("untrained") / "xdiff"
+    entry = MethodEntry("xdiff.model.method", {"channels": [8, 16], "steps": 0})
+    train("xdiff", entry, cohort.store, cohort.split, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def scrambled(untrained: Path) -> method.XDiffusion:
+    """The same with random numbers in every layer, the zero head too, so that everything has an influence."""
+    tensors, config = read_weights(untrained)
+    rng = np.random.default_rng(0)
+    for name, array in tensors.items():
+        if name.startswith("network."):
+            tensors[name] = array + 0.05 * rng.standard_normal(array.shape).astype(np.float32)
+    folder = untrained.with_name("scrambled")
+    write_weights(folder, tensors, config)
+    return method.load(folder)
+
+
+@pytest.mark.parametrize("planes", [[Plane(2, 9)], [Plane(1, 7), Plane(1, 15)], [Plane(0, 9), Plane(2, 11)]], ids=str)
+def test_untrained_mean_is_the_gaussian_row(cohort: Prepared, untrained: Path, tmp_path: Path, planes: list[Plane]) -> None:
+    train("gaussian", MethodEntry("baselines.trivial", {"kind": "gaussian"}), cohort.store, cohort.split, tmp_path)
+    observation, rng = observe_test(cohort, planes), np.random.default_rng(0)
+    expected, _, _ = trivial.load(tmp_path).reconstruct(observation, 1, "mean", rng)
+    volume, std, evaluations = method.load(untrained).reconstruct(observation, 1, "mean", rng)
+    np.testing.assert_allclose(volume, expected, atol=1e-5)
+    assert std is None and evaluations == SECTIONS[cohort.store.cohort]
+
+
+@pytest.mark.parametrize("estimate", ["mean", "sample", "mean_of_2"])
+def test_given_sections_come_back_bit_exact(cohort: Prepared, scrambled: method.XDiffusion, estimate: str) -> None:
+    planes = [Plane(2, 6), Plane(2, 13)]
+    observation = observe_test(cohort, planes)
+    volume, _, _ = scrambled.reconstruct(observation, 2, estimate, np.random.default_rng(0))
+    assert volume.shape == (len(cohort.store.contrasts), *cohort.store.shape) and volume.dtype == np.float32
+    for plane, section in zip(planes, observation.sections, strict=True):
+        np.testing.assert_array_equal(plane.cut(volume), section)
+    gaussian = scrambled.gaussian.estimate(observation)
+    assert np.abs(volume - gaussian)[:, ~observation.mask].mean() > 1e-3  # elsewhere the network had its say
+
+
+def test_same_generator_same_volume_whatever_the_batch(
+    cohort: Prepared, scrambled: method.XDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observation = observe_test(cohort, [Plane(2, 9)])
+
+    def draw(seed: int) -> np.ndarray:
+        return scrambled.reconstruct(observation, 3, "sample", np.random.default_rng(seed))[0]
+
+    first = draw(0)
+    np.testing.assert_array_equal(draw(0), first)
+    assert np.abs(draw(1) - first)[:, ~observation.mask].mean() > 1e-3
+    monkeypatch.setattr(sampler, "BATCH", 5)
+    np.testing.assert_allclose(draw(0), first, atol=1e-5)
+
+
+def test_steps_are_counted_in_section_evaluations(cohort: Prepared, scrambled: method.XDiffusion) -> None:
+    observation, sections = observe_test(cohort, [Plane(1, 9)]), SECTIONS[cohort.store.cohort]
+    for estimate, steps, expected in (("mean", 9, sections), ("sample", 3, 3 * sections), ("mean_of_2", 2, 4 * sections)):
+        assert scrambled.reconstruct(observation, steps, estimate, np.random.default_rng(0))[2] == expected
+
+
+def test_mean_of_n_is_the_mean_of_its_draws(cohort: Prepared, scrambled: method.XDiffusion) -> None:
+    observation, rng = observe_test(cohort, [Plane(2, 9)]), np.random.default_rng(4)
+    draws = [scrambled.reconstruct(observation, 2, "sample", rng)[0] for _ in range(3)]
+    together, _, _ = scrambled.reconstruct(observation, 2, "mean_of_3", np.random.default_rng(4))
+    np.testing.assert_allclose(together, np.mean(draws, axis=0), atol=1e-5)
+
+
+def test_thick_sections_are_met_on_average(field: Prepared, tmp_path: Path) -> None:
+    entry = MethodEntry("xdiff.model.method", {"channels": [8, 16], "steps": 0})
+    train("xdiff", entry, field.store, field.split, tmp_path / "xdiff")
+    planes = [Plane(2, 5, 2.5), Plane(2, 12, 2.5)]
+    observation = observe_test(field, planes)
+    volume, _, _ = method.load(tmp_path / "xdiff").reconstruct(observation, 2, "sample", np.random.default_rng(0))
+    for plane, section in zip(planes, observation.sections, strict=True):
+        np.testing.assert_allclose(plane.cut(volume), section, atol=1e-4)

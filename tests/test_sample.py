@@ -1,0 +1,247 @@
+"""The sampling harness: what a method is shown, what is written, and how an interrupted job goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import probe_methods
+import pytest
+from conftest import HEAD_AFFINE, Prepared
+
+from xdiff.config import MethodEntry, Sweep, to_json
+from xdiff.data.store import Store
+from xdiff.errors import InputError
+from xdiff.sample import sample
+from xdiff.train import train
+
+CONTRACT = (
+    "subject target prediction std trained_on cohort grid method axis indices given contrasts_given K gap_mm policy "
+    "thickness_mm steps estimate seed train_seed evaluations seconds peak_mib device weights split norm frame"
+).split()
+PROBE = MethodEntry("probe_methods", {"level": 0.5, "seed": 4}, estimates=("mean", "sample"), stepped=True)
+RETRIEVAL = MethodEntry("baselines.trivial", {"kind": "retrieval"})
+
+
+def run(cohort: Prepared, entry: MethodEntry, sweep: Sweep, folder: Path, shard: str = "1/1") -> pd.DataFrame:
+    """Train and sample below `folder`; the manifest."""
+    train("probe", entry, cohort.store, cohort.split, folder / "weights")
+    sample(entry, folder / "weights", cohort.store, cohort.split, sweep, folder / "out", shard)
+    return read_manifest(folder / "out", shard)
+
+
+def read_manifest(out: Path, shard: str = "1/1", kind: str = "manifest") -> pd.DataFrame:
+    path = out / f"{kind}-{shard.replace('/', '-of-')}.tsv"
+    return pd.read_csv(path, sep="\t", dtype={"indices": str}, keep_default_na=False)
+
+
+def mtimes(out: Path) -> dict[Path, int]:
+    return {p.relative_to(out): p.stat().st_mtime_ns for p in sorted((out / "volumes").rglob("*.nii.gz"))}
+
+
+def test_manifest_has_the_columns_of_the_contract(field: Prepared, tmp_path: Path) -> None:
+    sweep = Sweep(K=(1, 3), axis=("axial", "coronal"), estimate=("mean", "sample"), steps=(2, 4), seed=(0, 1))
+    table = run(field, PROBE, sweep, tmp_path)
+    assert list(table.columns) == CONTRACT
+    # `mean` has neither steps nor seed: 2 K x 2 axes x (1 mean + 2 steps x 2 seeds) points of 3 subjects
+    assert len(table) == 2 * 2 * (1 + 2 * 2) * 3
+    assert set(table["subject"]) == set(field.split.side("test"))
+    assert (table.loc[table["estimate"] == "sample", "evaluations"] == 7 * table["steps"][table["estimate"] == "sample"]).all()
+    assert set(table["train_seed"]) == {4}
+    first = table[(table["K"] == 3) & (table["axis"] == "coronal")].iloc[0]
+    given = [int(i) for i in first["indices"].split(",")]
+    assert first["given"] == ";".join(f"coronal:{i}" for i in given)
+    assert float(first["gap_mm"]) == pytest.approx(np.diff(given).mean() * 4.0, abs=1e-3)
+    assert (first["cohort"], first["grid"], first["method"]) == ("gaussian-field", "tiny", "probe")
+    assert first["seconds"] > 0 and first["peak_mib"] > 10 and first["split"] == field.split.sha[:12]
+    assert all(Path(p).exists() for p in [*table["prediction"], *table["std"]])
+    assert table["prediction"].is_unique
+
+
+def test_method_sees_only_the_observation(heads: Prepared, tmp_path: Path) -> None:
+    probe_methods.SEEN.clear()
+    table = run(heads, PROBE, Sweep(K=(2,)), tmp_path)
+    assert len(probe_methods.SEEN) == len(table) == 2
+    allowed = {"planes", "sections", "contrasts", "shape", "spacing_mm", "scale", "frame"}
+    for observation, row in zip(probe_methods.SEEN, table.to_dict("records"), strict=True):
+        assert {f.name for f in fields(observation)} == allowed
+        assert set(vars(observation)) <= allowed | {"_evidence", "distance_mm"}  # the two computed from the others
+        volume = heads.store.volume(row["subject"])
+        assert [p.name for p in observation.planes] == row["given"].split(";")
+        for plane, section in zip(observation.planes, observation.sections, strict=True):
+            assert section.base is None  # no view: the target is not behind it
+            np.testing.assert_allclose(section * observation.scale[:, None, None], plane.cut(volume), rtol=1e-6)
+        hidden = ~observation.mask
+        assert not observation.evidence[:, hidden].any()
+        # the scale is the given sections' own, not the volume's
+        positive = [volume[c][observation.mask] for c in range(2)]
+        expected = [np.percentile(v[v > 0], 99.5) for v in positive]
+        np.testing.assert_allclose(observation.scale, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["nan", "wrong_shape", "wrong_std"])
+def test_bad_volume_of_a_method_is_refused(field: Prepared, tmp_path: Path, kind: str) -> None:
+    entry = MethodEntry("probe_methods", {"kind": kind})
+    named = "std" if kind == "wrong_std" else "volume"
+    with pytest.raises(ValueError, match=f"probe on {field.split.side('test')[0]}: {named} .*expected finite"):
+        run(field, entry, Sweep(), tmp_path)
+    assert not list((tmp_path / "out").rglob("*.nii.gz"))
+    assert not list((tmp_path / "out").rglob("manifest*"))
+
+
+def test_prediction_is_in_the_subjects_own_space(heads: Prepared, tmp_path: Path) -> None:
+    """Grid and source have the same spacing, so that given voxels are the source's own up to float16."""
+    table = run(heads, RETRIEVAL, Sweep(K=(3,), axis=("sagittal",)), tmp_path)
+    for row in table.to_dict("records"):
+        for contrast in ("T1w", "T2w"):
+            path = Path(row["prediction"].replace("_T1w.nii.gz", f"_{contrast}.nii.gz"))
+            predicted = nib.load(path)
+            source_path = Path(heads.store.sidecar(row["subject"])["sources"][contrast])
+            source = nib.load(source_path)
+            np.testing.assert_allclose(source.affine, HEAD_AFFINE, atol=1e-5)  # stored right to left
+            assert nib.aff2axcodes(predicted.affine) == ("R", "A", "S")
+            np.testing.assert_allclose(predicted.affine, heads.store.affine(row["subject"]), atol=1e-4)
+            voxels = np.argwhere(np.asarray(source.dataobj) > 0)
+            world = nib.affines.apply_affine(source.affine, voxels)
+            there = nib.affines.apply_affine(np.linalg.inv(predicted.affine), world)
+            index = np.round(there).astype(int)
+            np.testing.assert_allclose(there, index, atol=1e-3)
+            given = np.isin(index[:, 0], [int(i) for i in row["indices"].split(",")])
+            assert given.sum() > 300
+            found = np.asarray(predicted.dataobj)[tuple(index[given].T)]
+            np.testing.assert_allclose(found, np.asarray(source.dataobj)[tuple(voxels[given].T)], rtol=2**-11)
+
+
+def test_given_voxels_are_bit_exact(heads: Prepared, tmp_path: Path) -> None:
+    row = run(heads, RETRIEVAL, Sweep(K=(3,)), tmp_path).iloc[0]
+    raw = np.asarray(nib.load(row["prediction"]).dataobj)
+    truth = heads.store.volume(row["subject"])[0] * heads.store.scale(row["subject"])[0]
+    given = [int(i) for i in row["indices"].split(",")]
+    np.testing.assert_array_equal(raw[..., given], truth[..., given])
+    assert (raw != truth).mean() > 0.05  # elsewhere it is another head
+
+
+def test_points_left_out_are_listed_with_the_reason(field: Prepared, tmp_path: Path) -> None:
+    table = run(field, PROBE, Sweep(K=(1, 16, 40), policy=("uniform", "tumour")), tmp_path)
+    assert {(k, p) for k, p in zip(table["K"], table["policy"], strict=True)} == {(1, "uniform")}
+    skipped = read_manifest(tmp_path / "out", kind="skipped")
+    assert list(skipped.columns) == "trained_on cohort grid method K axis policy thickness_mm reason".split()
+    reasons = {(r["K"], r["policy"]): r["reason"] for r in skipped.to_dict("records")}
+    assert set(reasons) == {(16, "uniform"), (40, "uniform"), (1, "tumour"), (16, "tumour"), (40, "tumour")}
+    assert "less than a quarter" in reasons[16, "uniform"]
+    assert "18 foreground sections, 40 asked for" in reasons[40, "uniform"]
+    assert "needs a labelled tumour" in reasons[1, "tumour"]
+
+
+def test_points_below_the_methods_least_k_are_no_rows(field: Prepared, tmp_path: Path) -> None:
+    linear = MethodEntry("baselines.interpolation", {"kind": "linear"}, min_k=2)
+    assert set(run(field, linear, Sweep(K=(1, 2)), tmp_path)["K"]) == {2}
+
+
+def test_shards_together_equal_one(field: Prepared, tmp_path: Path) -> None:
+    sweep = Sweep(K=(1, 2), estimate=("sample",), seed=(5,))
+    whole = run(field, PROBE, sweep, tmp_path / "whole")
+    parts = [run(field, PROBE, sweep, tmp_path / "parts", shard) for shard in ("1/2", "2/2")]
+    assert [len(p) for p in parts] == [4, 2]
+    compare(pd.concat(parts), whole, tmp_path / "parts", tmp_path / "whole")
+    with pytest.raises(InputError, match="no test subject in shard 4/4"):
+        run(field, PROBE, sweep, tmp_path / "parts", "4/4")
+
+
+def compare(a: pd.DataFrame, b: pd.DataFrame, folder_a: Path, folder_b: Path) -> None:
+    """Two manifests are equal but for clock, memory and folder, and so are the volumes' bytes."""
+    keys = ["K", "estimate", "steps", "seed", "subject"]
+    a, b = (t.sort_values(keys, ignore_index=True).drop(columns=["seconds", "peak_mib"]) for t in (a, b))
+    for column in ("prediction", "std"):
+        for left, right in zip(a[column], b[column], strict=True):
+            assert Path(left).read_bytes() == Path(right).read_bytes()
+        a[column] = [str(Path(p).relative_to(folder_a)) for p in a[column]]
+        b[column] = [str(Path(p).relative_to(folder_b)) for p in b[column]]
+    pd.testing.assert_frame_equal(a, b)
+
+
+def test_same_seed_and_subject_give_the_same_volume(field: Prepared, tmp_path: Path) -> None:
+    table = run(field, PROBE, Sweep(K=(1,), estimate=("sample",), seed=(0, 1)), tmp_path / "a")
+    again = run(field, PROBE, Sweep(K=(1,), estimate=("sample",), seed=(0, 1)), tmp_path / "b")
+    compare(table, again, tmp_path / "a", tmp_path / "b")
+    drawn = {Path(p).read_bytes() for p in table["prediction"]}
+    assert len(drawn) == len(table) == 6  # every subject and seed its own noise
+
+
+def test_finished_volumes_are_not_made_again_unless_their_inputs_change(
+    field: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(field, PROBE, Sweep(K=(1,)), tmp_path)
+    before = mtimes(tmp_path / "out")
+    run(field, PROBE, Sweep(K=(1, 2)), tmp_path)
+    after = mtimes(tmp_path / "out")
+    assert {p: t for p, t in after.items() if p in before} == before and len(after) == 2 * len(before)
+    run(field, MethodEntry("probe_methods", {"level": 0.1}, estimates=("mean",)), Sweep(K=(1, 2)), tmp_path)
+    assert not set(mtimes(tmp_path / "out").values()) & set(after.values())
+
+    # a source on another intensity scale has the same array in the store, but other raw values
+    original = Store.sidecar
+    before = mtimes(tmp_path / "out")
+    monkeypatch.setattr(Store, "sidecar", lambda self, s: {**original(self, s), "scale": [2.0]})
+    table = run(field, MethodEntry("probe_methods", {"level": 0.1}, estimates=("mean",)), Sweep(K=(1,)), tmp_path)
+    redone = {Path(p).relative_to(tmp_path / "out") for p in [*table["prediction"], *table["std"]]}
+    assert {p for p, t in mtimes(tmp_path / "out").items() if before[p] != t} == redone
+
+
+def test_loading_weights_is_not_timed(field: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = probe_methods.load
+
+    def slow_load(weights: Path) -> probe_methods.Probe:
+        time.sleep(0.5)
+        return load(weights)
+
+    monkeypatch.setattr(probe_methods, "load", slow_load)
+    assert run(field, PROBE, Sweep(K=(1,)), tmp_path)["seconds"].max() < 0.4
+
+
+def test_weights_for_another_array_or_other_contrasts_are_refused(field: Prepared, heads: Prepared, tmp_path: Path) -> None:
+    train("probe", PROBE, field.store, field.split, tmp_path / "weights")
+    with pytest.raises(InputError, match=r"weights: found weights for shape \[20, 24, 18\], expected \[24, 28, 22\]"):
+        sample(PROBE, tmp_path / "weights", heads.store, heads.split, Sweep(), tmp_path / "out")
+    other = Store(field.store.folder)
+    other.contrasts = ("T1w",)
+    with pytest.raises(InputError, match=r"weights for contrasts \['field'\], expected \['T1w'\]"):
+        sample(PROBE, tmp_path / "weights", other, field.split, Sweep(), tmp_path / "out")
+    other = Store(field.store.folder)
+    other.norm = "p99.5"
+    with pytest.raises(InputError, match=r"weights for norm none, expected p99.5"):
+        sample(PROBE, tmp_path / "weights", other, field.split, Sweep(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_job_killed_midway_goes_on_where_it_was(field: Prepared, tmp_path: Path) -> None:
+    slow = MethodEntry("probe_methods", {"kind": "slow"}, estimates=("sample",))
+    sweep = Sweep(K=(1, 2, 3), estimate=("sample",), seed=(0, 1))
+    out, total = tmp_path / "killed/out", 3 * 2 * 3 * 2  # K x seeds x subjects x (volume, std)
+    train("probe", slow, field.store, field.split, tmp_path / "killed/weights")
+    command = [sys.executable, "-m", "xdiff.sample", "--entry", to_json(slow), "--sweep", to_json(sweep), "--out", str(out)]
+    command += ["--weights", str(tmp_path / "killed/weights"), "--data", str(field.store.folder)]
+    command += ["--split", str(field.split_file)]
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths})
+    deadline = time.monotonic() + 60
+    while len(list(out.rglob("*.json"))) < 4 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    finished = {p.name.removesuffix(".json") for p in out.rglob("*.json")}
+    before = {p: t for p, t in mtimes(out).items() if any(p.name.startswith(f"{stem}_") for stem in finished)}
+    assert 4 * 2 <= len(before) < total and not (out / "manifest-1-of-1.tsv").exists()
+
+    resumed = run(field, slow, sweep, tmp_path / "killed")
+    after = mtimes(out)
+    assert {p: after[p] for p in before} == before and len(after) == total
+    compare(resumed, run(field, slow, sweep, tmp_path / "whole"), tmp_path / "killed", tmp_path / "whole")

@@ -1,0 +1,85 @@
+"""Dry runs of every configuration: each resolves to jobs in seconds, without any data."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PRESETS, REPOSITORY, job_counts, snakemake
+
+from xdiff.config import EMBEDDED, jobs, load_config
+
+CONFIGS = [REPOSITORY / "config.yaml", *sorted(PRESETS.glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_dry_run_plans_every_job(path: Path, tmp_path: Path) -> None:
+    overlay = [] if path.name == "config.yaml" else ["--configfile", path]
+    start = time.monotonic()
+    dry = snakemake(
+        tmp_path, *overlay, "--config", f"data_root={tmp_path / 'data'}", "--dry-run", "--quiet", "rules", "--", "all"
+    )
+    seconds = time.monotonic() - start
+    assert dry.returncode == 0, dry.stdout[-3000:]
+    config = load_config([REPOSITORY / "config.yaml", *([path] if overlay else [])])
+    wanted = jobs(config)
+    stores = {(name, job.grid) for job in wanted for name in (job.cohort, job.trained_on)}
+    expected = {
+        "generate": len({name for name, _ in stores if config.cohorts[name].layout in EMBEDDED}),
+        "split": len({name for name, _ in stores}),
+        "preprocess": len(stores),
+        "train": len({(job.trained_on, job.grid, job.method) for job in wanted}),
+        "sample": len(wanted) * config.run.shards,
+        "evaluate": len(wanted) * config.run.shards,
+        **dict.fromkeys(("collect", "panel", "tables", "figures", "report", "all"), 1),
+    }
+    expected = {rule: count for rule, count in expected.items() if count}
+    assert job_counts(dry.stdout) == {**expected, "total": sum(expected.values())}, dry.stdout[-2000:]
+    assert wanted and seconds < 10
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_named_splits_exist_and_nothing_selected_is_empty(path: Path) -> None:
+    config = load_config([REPOSITORY / "config.yaml", *([path] if path.name != "config.yaml" else [])])
+    for name in {name for job in jobs(config) for name in (job.cohort, job.trained_on)}:
+        cohort = config.cohorts[name]
+        assert cohort.layout in EMBEDDED or cohort.source, f"{name}: no source to print where the folder is missing"
+        assert not cohort.split.file or (REPOSITORY / cohort.split.file).exists()
+    assert {job.cohort for job in jobs(config)} == set(config.run.cohorts), "a cohort that `only` keeps from every job"
+    assert {job.sweep for job in jobs(config)} == set(config.run.sweeps), "a sweep that `only` keeps from every job"
+
+
+def test_shards_multiply_the_sampling_jobs_only(tmp_path: Path) -> None:
+    overlay = tmp_path / "shards.yaml"
+    overlay.write_text("run: {shards: 2, methods: [gaussian, linear], sweeps: [slices]}\n")
+    counts = job_counts(snakemake(tmp_path, "--configfile", PRESETS / "smoke.yaml", overlay, "-n", "--", "all").stdout)
+    assert counts["train"] == 4  # two methods on two cohorts
+    assert counts["sample"] == counts["evaluate"] == 2 * 4
+
+
+def test_a_target_needs_only_what_comes_before_it(tmp_path: Path) -> None:
+    dry = snakemake(tmp_path, "--configfile", PRESETS / "smoke.yaml", "--dry-run", "--", "models")
+    counts = job_counts(dry.stdout)
+    assert counts["models"] == 1 and counts["train"] > 1 and "sample" not in counts, dry.stdout[-2000:]
+
+
+REFERENCES = sorted(REPOSITORY.glob("results/reference/*/metrics.tsv"))
+
+
+@pytest.mark.skipif(not REFERENCES, reason="results/reference/*/metrics.tsv: no reference run is committed yet")
+def test_reference_figures_need_no_upstream_and_no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torch (or monai) that cannot be imported comes first on the path of every job."""
+    for name in ("torch", "monai"):
+        (tmp_path / "broken" / name).mkdir(parents=True)
+        (tmp_path / "broken" / name / "__init__.py").write_text("raise ImportError('not for reference figures')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
+    done = snakemake(tmp_path / "run", "--", "reference_figures")
+    logs = "\n".join(p.read_text()[-800:] for p in (tmp_path / "run/results/logs").rglob("*.log"))
+    assert done.returncode == 0, done.stdout[-2000:] + logs
+    for metrics in REFERENCES:
+        folder = tmp_path / "run/results/reference_figures" / metrics.parent.name
+        assert len(list((folder / "figures").glob("*.png"))) >= 2
+        assert (folder / "tables/main.md").stat().st_size > 200
+    ran = {p.name for p in (tmp_path / "run/results/logs").iterdir()}
+    assert ran == {"reference_figure"}

@@ -1,0 +1,155 @@
+"""The smoke preset from nothing to report, once; then what the run left behind, and what a change would redo."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import PRESETS, job_counts, snakemake
+
+from xdiff.config import Config, jobs, load_config
+from xdiff.metrics.evaluate import COLUMNS
+from xdiff.observation import points_of
+
+pytestmark = pytest.mark.xdist_group("workflow")  # one worker makes the run that all tests here look at
+SMOKE = ["--configfile", PRESETS / "smoke.yaml"]
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one finished run of the smoke preset."""
+    folder = tmp_path_factory.mktemp("smoke")
+    done = snakemake(folder, *SMOKE, "--", "all")
+    logs = "\n".join(p.read_text()[-400:] for p in (folder / "results/logs").rglob("*.log") if "rror" in p.read_text())
+    assert done.returncode == 0, done.stdout[-3000:] + logs
+    return folder
+
+
+@pytest.fixture(scope="session")
+def config() -> Config:
+    return load_config([PRESETS.parents[1] / "config.yaml", PRESETS / "smoke.yaml"])
+
+
+@pytest.fixture(scope="session")
+def metrics(smoke: Path) -> pd.DataFrame:
+    return pd.read_csv(smoke / "results/metrics/all.tsv", sep="\t", dtype={"indices": str})
+
+
+def test_long_table_has_the_columns_of_the_contract(metrics: pd.DataFrame) -> None:
+    assert list(metrics.columns) == COLUMNS
+
+
+def test_every_method_has_rows_for_every_point_it_can_do(metrics: pd.DataFrame, config: Config) -> None:
+    found = metrics[metrics["metric"] == "evaluations"]
+    counted = 0
+    for job in jobs(config):
+        entry, n_test = config.methods[job.method], config.cohorts[job.cohort].split.n_test
+        for point in points_of(config.sweeps[job.sweep], entry.estimates, entry.min_k, entry.stepped):
+            same = found[(found["method"] == job.method) & (found["cohort"] == job.cohort) & (found["K"] == point.K)]
+            same = same[(same["estimate"] == point.estimate) & (same["seed"] == point.seed) & (same["steps"] == point.steps)]
+            if job.cohort == "gaussian-field":
+                assert len(same) == n_test, f"{job} {point}"
+            else:  # patients, some with a second visit
+                assert len(same) == same["subject"].nunique() >= n_test, f"{job} {point}"
+            counted += len(same)
+    assert counted == len(found)
+    assert set(found["method"]) == set(config.run.methods)
+
+
+def test_evaluations_are_counted_in_sections(metrics: pd.DataFrame) -> None:
+    evaluations = metrics[metrics["metric"] == "evaluations"].set_index(["method", "estimate"])["value"]
+    assert set(evaluations["xdiff", "mean"]) == {3 * 24}  # one call on every section of every axis
+    assert set(evaluations["xdiff", "sample"]) == {3 * 24 * 2}
+    assert (evaluations.drop("xdiff", level="method") == 0).all()
+
+
+def test_values_are_finite_where_they_are_defined(metrics: pd.DataFrame) -> None:
+    scored = metrics[
+        metrics["region"].isin(["grid", "unseen", "unseen_masked"]) & metrics["metric"].isin(["psnr", "mae", "nmse"])
+    ]
+    assert len(scored) > 100 and np.isfinite(scored["value"]).all()
+    assert scored.loc[scored["metric"] == "psnr", "value"].between(0, 60).all()
+    always = [c for c in COLUMNS if c not in ("gap_mm", "x", "x_name", "value")]
+    assert not metrics[always].isna().any().any()
+    assert metrics.loc[metrics["K"] > 1, "gap_mm"].notna().all() and metrics.loc[metrics["K"] == 1, "gap_mm"].isna().all()
+    assert (metrics["x"].notna() == metrics["x_name"].notna()).all()
+    assert not metrics.duplicated([c for c in COLUMNS if c not in ("value", "device")]).any()
+
+
+def test_rows_of_one_cohort_carry_its_split_and_one_weights_hash(metrics: pd.DataFrame, smoke: Path) -> None:
+    for cohort, rows in metrics.groupby("cohort"):
+        first = (smoke / f"results/data/{cohort}/split.tsv").read_text().splitlines()[0]
+        assert {first.split()[2][:12]} == set(rows["split"])
+        split = pd.read_csv(smoke / f"results/data/{cohort}/split.tsv", sep="\t", comment="#")
+        assert set(rows["subject"]) == set(split.loc[split["side"] == "test", "subject"])
+        assert (rows.groupby("method")["weights"].nunique() == 1).all()
+        grid = rows["grid"].iloc[0]
+        for method, weights in rows.groupby("method")["weights"].first().items():
+            written = json.loads((smoke / f"results/models/{cohort}/{grid}/{method}/config.json").read_text())
+            assert written["sha256"][:12] == weights
+
+
+def test_known_order_of_methods_holds_on_the_field(metrics: pd.DataFrame) -> None:
+    """The closed-form posterior is the best there is, and anything beats black."""
+    rows = metrics[
+        (metrics["cohort"] == "gaussian-field") & (metrics["metric"] == "psnr") & (metrics["region"] == "unseen_masked")
+    ]
+    rows = rows[rows["x_name"].isna() & (rows["estimate"] == "mean") & (rows["K"] == 4)]
+    mean = rows.groupby("method")["value"].mean()
+    assert mean.idxmax() == "field_posterior"
+    assert mean["gaussian"] > mean["mean_template"] > 5
+
+
+def test_points_left_out_are_collected(smoke: Path) -> None:
+    skipped = pd.read_csv(smoke / "results/metrics/skipped.tsv", sep="\t")
+    assert list(skipped.columns) == "trained_on cohort grid method K axis policy thickness_mm reason".split()
+    assert skipped["reason"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "least"),
+    [("tables/main.md", 1), ("tables/main.tex", 1), ("tables/main.tsv", 1), ("tables/paired.tsv", 1), ("figures/*.png", 3)],
+)
+def test_tables_and_figures_are_there(smoke: Path, pattern: str, least: int) -> None:
+    found = list((smoke / "results").glob(pattern))
+    assert len(found) >= least and all(p.stat().st_size > 200 for p in found)
+
+
+def test_report_is_one_offline_page_that_names_every_method(smoke: Path, config: Config) -> None:
+    page = (smoke / "results/report/index.html").read_text()
+    assert all(method in page for method in config.run.methods)
+    assert "data:image/png;base64," in page and 'src="http' not in page
+
+
+def test_every_job_left_a_log_and_a_benchmark(smoke: Path, config: Config) -> None:
+    for job in jobs(config):
+        name = f"{job.cohort}/{job.grid}/{job.method}@{job.trained_on}/{job.sweep}/1-of-1"
+        for rule in ("sample", "evaluate"):
+            assert (smoke / f"results/logs/{rule}/{name}.log").exists()
+            assert pd.read_csv(smoke / f"results/benchmarks/{rule}/{name}.tsv", sep="\t")["s"].iloc[0] >= 0
+
+
+def test_second_run_has_nothing_to_do(smoke: Path) -> None:
+    again = snakemake(smoke, *SMOKE, "--", "all")
+    assert again.returncode == 0 and "Nothing to be done" in again.stdout, again.stdout[-2000:]
+
+
+def test_one_changed_sweep_redoes_only_what_depends_on_it(smoke: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("sweeps: {draws: {K: [2]}}\n")
+    dry = snakemake(smoke, *SMOKE, overlay, "--dry-run", "--", "all")
+    counts = job_counts(dry.stdout)
+    # draws: gaussian and xdiff on brains, gaussian and the closed form on the field
+    expected = {"sample": 4, "evaluate": 4, "collect": 1, "panel": 1, "tables": 1, "figures": 1, "report": 1, "all": 1}
+    assert counts == {**expected, "total": sum(expected.values())}, dry.stdout[-2000:]
+
+
+def test_one_changed_method_trains_and_samples_only_itself(smoke: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("methods: {xdiff: {params: {steps: 5}}}\n")
+    counts = job_counts(snakemake(smoke, *SMOKE, overlay, "--dry-run", "--", "all").stdout)
+    assert counts["train"] == 1 and counts["sample"] == counts["evaluate"] == 2
+    assert not set(counts) & {"generate", "split", "preprocess"}
