@@ -16,13 +16,14 @@ VERBS = {
     "tables": ("xdiff.tables", "tables from the collected scores"),
     "figures": ("xdiff.figures", "figures from the collected scores"),
     "report": ("xdiff.report", "one offline page; the ledger of seconds per stage"),
+    "reference": ("xdiff.reference", "keep a finished run's table, figures and provenance under results/reference"),
     "bench": ("xdiff.bench", "run a preset's train, sample and metrics grid in one process, without Snakemake"),
 }
 
 
 def usage() -> str:
     """The help text: every verb with its one line."""
-    lines = "\n".join(f"  {verb:<9}{text}" for verb, (_, text) in VERBS.items())
+    lines = "\n".join(f"  {verb:<11}{text}" for verb, (_, text) in VERBS.items())
     head = f"xdiff {__version__}: a 3D MRI volume from one slice or a few"
     return f"{head}\n\nusage: xdiff VERB [options], xdiff VERB --help\n\n{lines}"
 

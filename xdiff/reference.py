@@ -1,0 +1,98 @@
+"""Keep a finished run as a reference: its table, small enough to commit, with panel, tables, figures and provenance.
+
+    python -m xdiff.reference --results results --name real-brains-2mm --command "snakemake --cores 2 ..." --config P [P ...]
+
+Kept per subject: PSNR in `unseen_masked` of every point; every region and metric, and error against distance at K = 1 and 5,
+of the base point (axial, uniform, thin). What is left out can be made again by the command in provenance.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+
+from xdiff import figures, tables
+from xdiff.config import load_config
+from xdiff.errors import InputError
+from xdiff.report import read_ledger
+
+PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "scikit-image", "torch", "monai", "snakemake")
+CURVE_K = ("1", "5")
+KEPT_REGIONS = ("grid", "unseen", "unseen_masked", "all")
+KEPT_METRICS = ("psnr", "ssim", "crps", "coverage_90", "sharpness", "spectral_correlation", "seconds", "evaluations")
+
+
+def shorten(metrics: pd.DataFrame) -> pd.DataFrame:
+    """The rows of all.tsv that a reference keeps, as text; `indices` are dropped, since policy and K say them."""
+    base = (metrics["axis"] == "axial") & (metrics["policy"] == "uniform") & (metrics["thickness_mm"].astype(float) == 0)
+    curve = metrics["x_name"] != ""
+    everywhere = (metrics["metric"] == "psnr") & (metrics["region"] == "unseen_masked") & ~curve
+    scalars = base & ~curve & metrics["metric"].isin(KEPT_METRICS) & metrics["region"].isin(KEPT_REGIONS)
+    curves = base & (metrics["x_name"] == "distance_mm") & metrics["K"].isin(CURVE_K)
+    kept = metrics[everywhere | scalars | curves].copy()
+    kept["indices"] = ""
+    kept["value"] = kept["value"].astype(float).map("{:.5g}".format)
+    return kept
+
+
+def provenance(results: Path, command: str, configs: list[Path]) -> dict:
+    """How the numbers were made: command, resolved configuration, commit, versions, machine, seconds per stage, data."""
+    stores = sorted(results.glob("data/*/*/dataset.json"))
+    ledger = read_ledger(results / "benchmarks") if (results / "benchmarks").is_dir() else pd.DataFrame()
+    config = dataclasses.asdict(load_config(configs))
+    chosen = config["run"]
+    used = {kind: {name: config[kind][name] for name in config[kind] if name in chosen[kind]} for kind in ("grids", "methods", "sweeps")}
+    cohorts = {name: entry for name, entry in config["cohorts"].items() if name in (*chosen["cohorts"], *chosen["trained_on"])}
+    return {
+        "command": command,
+        "config": {**used, "cohorts": cohorts, "run": chosen},
+        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "machine": platform.platform(),
+        "data": {f"{p.parent.parent.name}/{p.parent.name}": json.loads(p.read_text())["fingerprint"] for p in stores},
+        "ledger": ledger.reset_index().to_dict("records"),
+    }
+
+
+def keep(results: Path, out: Path, command: str, configs: list[Path]) -> None:
+    """Write the reference folder `out` from a finished run's `results`."""
+    source = results / "metrics" / "all.tsv"
+    if not source.exists():
+        raise InputError(source, "no such file", "the long table of a finished run")
+    out.mkdir(parents=True, exist_ok=True)
+    shorten(pd.read_csv(source, sep="\t", dtype=str, keep_default_na=False)).to_csv(out / "metrics.tsv", sep="\t", index=False)
+    shutil.copyfile(results / "metrics" / "panel.npz", out / "panel.npz")
+    described = provenance(results, command, configs)
+    described["all_tsv_sha256"] = hashlib.sha256(source.read_bytes()).hexdigest()
+    (out / "provenance.json").write_text(json.dumps(described, indent=1) + "\n")
+    tables.main(["--metrics", str(out / "metrics.tsv"), "--out", str(out / "tables")])
+    figures.main(["--metrics", str(out / "metrics.tsv"), "--panel", str(out / "panel.npz"), "--out", str(out / "figures")])
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="xdiff reference", description="Keep a finished run under results/reference.")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="results of the finished run")
+    parser.add_argument("--name", required=True, help="name of the reference")
+    parser.add_argument("--out", type=Path, default=Path("results/reference"), help="folder of all references")
+    parser.add_argument("--command", required=True, help="the command that made the run, for provenance.json")
+    parser.add_argument("--config", type=Path, nargs="+", required=True, help="the configuration files of the run, in order")
+    args = parser.parse_args(argv)
+    keep(args.results, args.out / args.name, args.command, args.config)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
