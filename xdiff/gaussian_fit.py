@@ -14,6 +14,7 @@ from xdiff.observation import NotEnoughSections, Observation, Point, choose_plan
 from xdiff.planes import AXIS_NAMES, Plane
 
 LAMBDAS = np.geomspace(1e-5, 10.0, 25)
+MAX_LEFT_OUT = 48  # each costs an eigendecomposition per axis and K
 RIDGE_FACTORS = np.array([1.0, 4.0, 16.0, 64.0])
 LENGTHS_MM = (2.5, 4.0, 6.0, 9.0, 14.0)
 
@@ -40,7 +41,7 @@ def with_mirror(volumes: np.ndarray) -> np.ndarray:
 def fit(store: Store, split: Split, max_volumes: int = 400, n_checked: int = 8) -> LinearGaussian:
     """Fit on the training side of a split: lambda and L by leave-one-out, for every axis and every K of FIT_K.
 
-    First lambda over every training volume in Gram space (exact and cheap, but blind to the spreading of the residual);
+    First lambda over up to MAX_LEFT_OUT training volumes in Gram space (exact and cheap, but blind to the spreading of the residual);
     then that lambda or a larger one together with L, with n_checked left-out volumes: with many sections the spreading does
     the work that a small lambda would do, and does it better.
     """
@@ -61,7 +62,7 @@ def _fit_point(model: LinearGaussian, store: Store, subjects: list[str], axis: i
             for table in (model.lambdas, model.lengths_mm, model.inflation):
                 table[axis, j] = table[axis, j - 1]
         return
-    errors = np.mean([_ridge_errors(model, i, planes) for i, planes in cases], axis=0)
+    errors = np.mean([_ridge_errors(model, i, planes) for i, planes in cases[:: -(-len(cases) // MAX_LEFT_OUT)]], axis=0)
     ridge = LAMBDAS[int(np.argmin(errors))]
     left_out = [LeftOut(model, store, subjects, i, p) for i, p in cases[:: max(1, len(cases) // n_checked)][:n_checked]]
     trials = list(itertools.product(ridge * RIDGE_FACTORS, LENGTHS_MM))

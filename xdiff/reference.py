@@ -50,12 +50,12 @@ def provenance(results: Path, command: str, configs: list[Path]) -> dict:
     stores = sorted(results.glob("data/*/*/dataset.json"))
     ledger = read_ledger(results / "benchmarks") if (results / "benchmarks").is_dir() else pd.DataFrame()
     config = dataclasses.asdict(load_config(configs))
-    chosen = config["run"]
-    used = {kind: {name: config[kind][name] for name in config[kind] if name in chosen[kind]} for kind in ("grids", "methods", "sweeps")}
-    cohorts = {name: entry for name, entry in config["cohorts"].items() if name in (*chosen["cohorts"], *chosen["trained_on"])}
+    run = config["run"]
+    selected = {**run, "cohorts": [*run["cohorts"], *run["trained_on"]]}
+    used = {k: {n: e for n, e in config[k].items() if n in selected[k]} for k in ("cohorts", "grids", "methods", "sweeps")}
     return {
         "command": command,
-        "config": {**used, "cohorts": cohorts, "run": chosen},
+        "config": {**used, "run": run},
         "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},

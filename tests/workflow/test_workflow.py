@@ -1,4 +1,7 @@
-"""The smoke preset from nothing to report, once; then what the run left behind, and what a change would redo."""
+"""The smoke preset from nothing to report, once; then what the run left behind, and what a change would redo.
+
+With pytest-xdist, `--dist loadfile` keeps this file on one worker, so that the run is made once.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,10 @@ from xdiff.config import Config, jobs, load_config
 from xdiff.metrics.evaluate import COLUMNS
 from xdiff.observation import points_of
 
-pytestmark = pytest.mark.xdist_group("workflow")  # one worker makes the run that all tests here look at
 SMOKE = ["--configfile", PRESETS / "smoke.yaml"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one finished run of the smoke preset."""
     folder = tmp_path_factory.mktemp("smoke")
@@ -28,12 +30,12 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def config() -> Config:
     return load_config([PRESETS.parents[1] / "config.yaml", PRESETS / "smoke.yaml"])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def metrics(smoke: Path) -> pd.DataFrame:
     return pd.read_csv(smoke / "results/metrics/all.tsv", sep="\t", dtype={"indices": str})
 

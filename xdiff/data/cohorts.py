@@ -50,7 +50,7 @@ def find_subjects(cohort: Cohort, root: Path) -> list[Files]:
 def _bids(cohort: Cohort, root: Path) -> list[Files]:
     """sub-XX[/ses-YY]/anat/sub-XX[_ses-YY]_{suffix}.nii[.gz], participants.tsv optional."""
     folders = sorted(p for p in root.glob("sub-*") if p.is_dir())
-    _check_participants(root, {p.name for p in folders})
+    _check_participants(root, {p.name for p in folders}, cohort.exclude)
     found = []
     for folder in folders:
         sessions = sorted(p for p in folder.glob("ses-*") if p.is_dir()) or [None]
@@ -77,7 +77,7 @@ def _files(cohort: Cohort, folder: Path, name: str, separator: str) -> Files:
     return Files(name, {contrast: path(contrast) for contrast in cohort.contrasts}, labels)
 
 
-def _check_participants(root: Path, folders: set[str]) -> None:
+def _check_participants(root: Path, folders: set[str], excluded: tuple[str, ...]) -> None:
     table = root / "participants.tsv"
     if not table.exists():
         return
@@ -85,7 +85,7 @@ def _check_participants(root: Path, folders: set[str]) -> None:
         rows = list(csv.DictReader(handle, delimiter="\t"))
     if not rows or "participant_id" not in rows[0]:
         raise InputError(table, "no participant_id column" if rows else "no rows", "a BIDS participants.tsv")
-    absent = sorted({row["participant_id"] for row in rows} - folders)
+    absent = sorted({row["participant_id"] for row in rows} - folders - set(excluded))
     if absent:
         raise InputError(table, f"{len(absent)} participants without a folder: {absent[:5]}", "a folder for every participant")
 
