@@ -33,7 +33,7 @@ demo: $(STAMP) ## run the default configuration, then print times and where the 
 	@CORES="$(CORES)" bash workflow/scripts/demo.sh
 
 test: $(STAMP) ## run the tests that take seconds
-	$(ONE_THREAD) $(BIN)/pytest -m "not slow" -n $(JOBS) --durations=10
+	$(ONE_THREAD) $(BIN)/pytest -m "not slow" -n $(JOBS) --dist loadfile --durations=10
 
 # pytest ends with 5 where no test is marked slow: nothing failed.
 test-slow: $(STAMP) ## run the tests that take minutes

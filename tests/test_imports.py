@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     *("errors", "config", "volumes", "planes", "observation", "checkpoint"),
     *("gaussian", "data", "gaussian_fit", "model", "train", "sample", "segment", "trust", "metrics"),
-    *("stats", "markup", "layout", "panel", "captions", "tables", "figures", "report", "bench", "cli"),
+    *("stats", "markup", "layout", "panel", "captions", "tables", "figures", "report", "reference", "bench", "cli"),
 )
 SOURCES = sorted((ROOT / "xdiff").rglob("*.py"))
 

@@ -122,11 +122,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="xdiff bench", description="A preset's whole grid in one process, without Snakemake.")
     parser.add_argument("preset", type=Path, nargs="*", help="overlays on config.yaml, in order")
     parser.add_argument("--config", type=Path, default=REPOSITORY / "config.yaml", help="the configuration they overlay")
-    parser.add_argument("--data-root", type=Path, default=Path(os.environ.get("XDIFF_DATA_ROOT", "data")))
+    parser.add_argument("--data-root", type=Path, help="folder of the raw cohorts (else data_root, XDIFF_DATA_ROOT, `data`)")
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--budget", type=float, default=float("inf"), metavar="MINUTES", help="start no task after this long")
     args = parser.parse_args(argv)
-    run(load_config([args.config, *args.preset]), args.out, args.data_root, args.budget)
+    config = load_config([args.config, *args.preset])
+    data_root = args.data_root or Path(config.data_root or os.environ.get("XDIFF_DATA_ROOT", "data"))
+    run(config, args.out, data_root, args.budget)
 
 
 if __name__ == "__main__":

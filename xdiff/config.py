@@ -170,7 +170,7 @@ class Config:
     methods: dict[str, MethodEntry]
     sweeps: dict[str, Sweep]
     run: Run
-    data_root: str = "data"
+    data_root: str = ""
 
     def __post_init__(self) -> None:
         for kind in ("cohorts", "grids", "methods", "sweeps"):
@@ -287,6 +287,12 @@ def to_json(entry: Any) -> str:
     """Canonical JSON of a dataclass or plain data; what jobs are given and what hashes are made of."""
     data = dataclasses.asdict(entry) if dataclasses.is_dataclass(entry) else entry
     return json.dumps(data, sort_keys=True, separators=(",", ":"))
+
+
+def method_json(entry: MethodEntry) -> str:
+    """What of a method's entry its results depend on: not its resources, so that more memory does not mean training again."""
+    keys = ("module", "params", "estimates", "stepped", "min_k")
+    return to_json({key: getattr(entry, key) for key in keys})
 
 
 def digest(entry: Any) -> str:

@@ -41,9 +41,9 @@ def with_mirror(volumes: np.ndarray) -> np.ndarray:
 def fit(store: Store, split: Split, max_volumes: int = 400, n_checked: int = 8) -> LinearGaussian:
     """Fit on the training side of a split: lambda and L by leave-one-out, for every axis and every K of FIT_K.
 
-    First lambda over up to MAX_LEFT_OUT training volumes in Gram space (exact and cheap, but blind to the spreading of the residual);
-    then that lambda or a larger one together with L, with n_checked left-out volumes: with many sections the spreading does
-    the work that a small lambda would do, and does it better.
+    First lambda over up to MAX_LEFT_OUT training volumes in Gram space (exact and cheap, but blind to the spreading of the
+    residual); then that lambda or a larger one together with L, with n_checked left-out volumes: with many sections the
+    spreading does the work that a small lambda would do, and does it better.
     """
     rows, subjects = training_rows(store, split.side("train"), max_volumes)
     model = LinearGaussian(rows, subjects=tuple(subjects))

@@ -157,8 +157,9 @@ def _write(volume: np.ndarray, observation: Observation, store: Store, subject: 
 
 
 def _check_fits(config: dict, store: Store, weights: Path) -> None:
-    """Weights made for another array or other contrasts are refused, not bent to fit."""
-    for key, found in (("shape", list(store.shape)), ("contrasts", list(store.contrasts)), ("norm", store.norm)):
+    """Weights made for another array, frame or other contrasts are refused, not bent to fit."""
+    wanted = {"shape": list(store.shape), "spacing_mm": store.info["spacing_mm"], "contrasts": list(store.contrasts)}
+    for key, found in {**wanted, "norm": store.norm, "frame": store.frame}.items():
         if config[key] != found:
             raise InputError(weights, f"weights for {key} {config[key]}", f"{found} as {store.folder}")
 

@@ -44,6 +44,7 @@ def train(name: str, entry: MethodEntry, store: Store, split: Split, out: Path) 
         "trained_on": store.cohort,
         "grid": store.grid,
         "shape": list(store.shape),
+        "spacing_mm": store.info["spacing_mm"],
         "contrasts": list(store.contrasts),
         "frame": store.frame,
         "norm": store.norm,

@@ -12,7 +12,7 @@ except InputError as error:
 
 JOBS = xcfg.jobs(CFG)
 SHARDS = [f"{i}-of-{CFG.run.shards}" for i in range(1, CFG.run.shards + 1)]
-DATA_ROOT = Path(os.environ.get("XDIFF_DATA_ROOT", CFG.data_root))
+DATA_ROOT = Path(CFG.data_root or os.environ.get("XDIFF_DATA_ROOT", "data"))
 
 if not JOBS:
     raise WorkflowError(

@@ -23,7 +23,7 @@ rule sample:
         gpu=lambda wc: CFG.methods[wc.method].gpu,
         disk_mb=5000,
     params:
-        entry=lambda wc: xcfg.to_json(CFG.methods[wc.method]),
+        entry=lambda wc: xcfg.method_json(CFG.methods[wc.method]),
         sweep=lambda wc: xcfg.to_json(CFG.sweeps[wc.sweep]),
         shard=lambda wc: wc.shard.replace("-of-", "/"),
     shell:

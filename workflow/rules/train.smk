@@ -21,7 +21,7 @@ rule train:
         gpu=lambda wc: CFG.methods[wc.method].gpu,
         disk_mb=1000,
     params:
-        entry=lambda wc: xcfg.to_json(CFG.methods[wc.method]),
+        entry=lambda wc: xcfg.method_json(CFG.methods[wc.method]),
     shell:
         "OMP_NUM_THREADS={threads} python -m xdiff.train --method {wildcards.method} --entry {params.entry:q}"
         " --data $(dirname {input.data:q}) --split {input.split:q} --out $(dirname {output.weights:q}) > {log:q} 2>&1"
