@@ -3,7 +3,7 @@
     python -m xdiff.reference --results results --name real-brains-2mm --command "snakemake --cores 2 ..." --config P [P ...]
 
 Kept per subject: PSNR in `unseen_masked` of every point; every region and metric, and error against distance at K = 1 and 5,
-of the base point (axial, uniform, thin). What is left out can be made again by the command in provenance.json.
+of the base point (axial, uniform, thinnest). What is left out can be made again by the command in provenance.json.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ KEPT_METRICS = ("psnr", "ssim", "crps", "coverage_90", "sharpness", "spectral_co
 
 def shorten(metrics: pd.DataFrame) -> pd.DataFrame:
     """The rows of all.tsv that a reference keeps, as text; `indices` are dropped, since policy and K say them."""
-    base = (metrics["axis"] == "axial") & (metrics["policy"] == "uniform") & (metrics["thickness_mm"].astype(float) == 0)
+    thickness = metrics["thickness_mm"].astype(float)
+    base = (metrics["axis"] == "axial") & (metrics["policy"] == "uniform") & (thickness == thickness.min())
     curve = metrics["x_name"] != ""
     everywhere = (metrics["metric"] == "psnr") & (metrics["region"] == "unseen_masked") & ~curve
     scalars = base & ~curve & metrics["metric"].isin(KEPT_METRICS) & metrics["region"].isin(KEPT_REGIONS)

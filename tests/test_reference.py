@@ -1,0 +1,58 @@
+"""A finished run kept small: what stays, and that tables and figures are the same from what stays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from synthetic_metrics import synthetic_metrics, write_metrics
+
+from xdiff.errors import InputError
+from xdiff.reference import keep, shorten
+from xdiff.stats import read_metrics
+from xdiff.tables import main_numbers
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = [ROOT / "config.yaml", ROOT / "workflow" / "presets" / "real-brains-2mm.yaml"]
+
+
+@pytest.fixture(scope="module")
+def metrics(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    path = write_metrics(synthetic_metrics(patients=4), tmp_path_factory.mktemp("metrics") / "all.tsv")
+    return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+
+
+def test_every_point_keeps_its_psnr_in_unseen_masked(metrics: pd.DataFrame) -> None:
+    def psnr(table: pd.DataFrame) -> pd.DataFrame:
+        return table[(table["metric"] == "psnr") & (table["region"] == "unseen_masked") & (table["x_name"] == "")]
+
+    assert len(psnr(shorten(metrics))) == len(psnr(metrics)) > 1000
+
+
+def test_the_base_point_keeps_the_headline_and_its_curves(metrics: pd.DataFrame) -> None:
+    kept = shorten(metrics)
+    assert set(kept.loc[kept["region"] == "unseen", "axis"]) == {"axial"}
+    assert set(kept.loc[kept["x_name"] == "distance_mm", "K"]) == {"1", "5"}
+    assert len(kept) < 0.7 * len(metrics)
+
+
+def test_kept_numbers_are_those_of_the_whole_table(metrics: pd.DataFrame, tmp_path: Path) -> None:
+    whole, kept = (main_numbers(read_metrics(write_metrics(t, tmp_path / "t.tsv"))) for t in (metrics, shorten(metrics)))
+    keys = [c for c in whole.columns if c not in ("mean", "lo", "hi", "seconds", "evaluations", "device")]
+    both = kept.merge(whole, on=keys, suffixes=("", "_whole"))
+    assert len(both) == len(kept) > 100
+    pd.testing.assert_series_equal(both["mean"], both["mean_whole"], check_names=False, rtol=1e-4)
+
+
+def test_a_run_without_a_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"all\.tsv: found no such file"):
+        keep(tmp_path, tmp_path / "out", "snakemake", CONFIGS)
+
+
+def test_committed_references_say_where_they_come_from() -> None:
+    for folder in sorted((ROOT / "results" / "reference").glob("*/metrics.tsv")):
+        found = json.loads((folder.parent / "provenance.json").read_text())
+        assert found["command"].startswith(("snakemake", "python -m xdiff.bench"))
+        assert len(found["commit"]) == 40 and found["data"] and found["ledger"]
