@@ -9,8 +9,11 @@ from snakemake.utils import min_version, validate
 
 min_version("9.0")
 
+# not workflow.basedir: used as a module, that is the folder of the Snakefile that uses this one
+REPOSITORY = str(workflow.current_basedir)
 
-configfile: f"{workflow.basedir}/config.yaml"
+
+configfile: f"{REPOSITORY}/config.yaml"
 
 
 validate(config, workflow.source_path("workflow/schemas/config.schema.yaml"))

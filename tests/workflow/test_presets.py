@@ -83,3 +83,10 @@ def test_reference_figures_need_no_upstream_and_no_torch(tmp_path: Path, monkeyp
         assert (folder / "tables/main.md").stat().st_size > 200
     ran = {p.name for p in (tmp_path / "run/results/logs").iterdir()}
     assert ran == {"reference_figure"}
+
+
+def test_the_catalog_finds_the_workflow_as_a_module(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text((REPOSITORY / "config.yaml").read_text())
+    shim = ("--snakefile", REPOSITORY / "workflow" / "Snakefile", "--dry-run", "--quiet", "rules", "--", "all")
+    plain = snakemake(tmp_path, "--dry-run", "--quiet", "rules", "--", "all")
+    assert job_counts(snakemake(tmp_path, *shim).stdout) == job_counts(plain.stdout) != {}

@@ -43,7 +43,7 @@ def raw_of(cohort):
 def split_file_of(cohort):
     """Command line of a committed split, or nothing."""
     file = CFG.cohorts[cohort].split.file
-    return f"--file {Path(workflow.basedir) / file}" if file else ""
+    return f"--file {Path(REPOSITORY) / file}" if file else ""
 
 
 def split_of(cohort):

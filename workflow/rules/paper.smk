@@ -1,5 +1,5 @@
 # Tables, figures and the page, from the long table alone. None of these loads torch.
-REFERENCES = sorted(p.parent.name for p in Path(workflow.basedir).glob("results/reference/*/metrics.tsv"))
+REFERENCES = sorted(p.parent.name for p in Path(REPOSITORY).glob("results/reference/*/metrics.tsv"))
 TABLE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in ("tables", "stats", "layout", "markup")]
 FIGURE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in ("figures", "panel", "captions", "stats", "layout")]
 
@@ -78,8 +78,8 @@ rule report:
 rule reference_figure:
     # Figures and tables of one committed reference run, from its long table: no upstream, no torch.
     input:
-        metrics=f"{workflow.basedir}/results/reference/{{name}}/metrics.tsv",
-        panel=f"{workflow.basedir}/results/reference/{{name}}/panel.npz",
+        metrics=f"{REPOSITORY}/results/reference/{{name}}/metrics.tsv",
+        panel=f"{REPOSITORY}/results/reference/{{name}}/panel.npz",
         code=TABLE_CODE + FIGURE_CODE,
     output:
         tables=directory("results/reference_figures/{name}/tables"),
