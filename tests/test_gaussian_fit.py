@@ -13,7 +13,7 @@ from xdiff.data.preprocess import preprocess
 from xdiff.data.split import split_by_count
 from xdiff.data.store import Store
 from xdiff.gaussian import LinearGaussian, spread_residual
-from xdiff.gaussian_fit import LAMBDAS, _ridge_errors, fit, from_tensors, to_tensors, training_rows
+from xdiff.gaussian_fit import LAMBDAS, LeftOut, _ridge_errors, fit, from_tensors, to_tensors, training_rows
 from xdiff.observation import observe
 from xdiff.planes import Plane
 
@@ -125,3 +125,12 @@ def test_with_400_draws_the_mean_approaches_the_closed_form() -> None:
         ratios.append(above / floor)
     assert ratios[0] > 1.15
     assert 1.0 < ratios[1] < 1.12
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_errors_by_inner_products_are_those_of_the_volumes(fitted: LinearGaussian, stored, axis: int) -> None:
+    """Every lambda and L at once, from products of sections, against making each volume."""
+    case = LeftOut(fitted, stored[0], list(fitted.subjects), 5, [Plane(axis, 3), Plane(axis, 4), Plane(axis, 11)])
+    ridges, lengths = np.array([0.01, 0.5]), (4.0, 20.0)
+    slow = [[case.squares(r, mm).sum(dtype=np.float64) for mm in lengths] for r in ridges]
+    np.testing.assert_allclose(case.errors(ridges, lengths), slow, rtol=1e-3)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
 from xdiff.data.split import Split, rank
 from xdiff.data.store import Store
-from xdiff.gaussian import FIT_K, LinearGaussian, Posterior, spread_residual
+from xdiff.gaussian import FIT_K, LinearGaussian, Posterior, kriging_weights, spread_residual
 from xdiff.observation import NotEnoughSections, Observation, Point, choose_planes, leaves_enough_unseen, observe
-from xdiff.planes import AXIS_NAMES, Plane
+from xdiff.planes import AXIS_NAMES, Plane, stack
 
 LAMBDAS = np.geomspace(1e-5, 10.0, 25)
 MAX_LEFT_OUT = 48  # each costs an eigendecomposition per axis and K
@@ -65,8 +64,10 @@ def _fit_point(model: LinearGaussian, store: Store, subjects: list[str], axis: i
     errors = np.mean([_ridge_errors(model, i, planes) for i, planes in cases[:: -(-len(cases) // MAX_LEFT_OUT)]], axis=0)
     ridge = LAMBDAS[int(np.argmin(errors))]
     left_out = [LeftOut(model, store, subjects, i, p) for i, p in cases[:: max(1, len(cases) // n_checked)][:n_checked]]
-    trials = list(itertools.product(ridge * RIDGE_FACTORS, LENGTHS_MM))
-    ridge, length = min(trials, key=lambda trial: _spread_error(left_out, *trial))
+    ridges = ridge * RIDGE_FACTORS
+    by_trial = np.mean([case.errors(ridges, LENGTHS_MM) for case in left_out], axis=0)
+    best_ridge, best_length = np.unravel_index(np.argmin(by_trial), by_trial.shape)
+    ridge, length = ridges[best_ridge], LENGTHS_MM[best_length]
     model.lambdas[axis, j], model.lengths_mm[axis, j] = ridge, length
     # three volumes are enough for one number that is averaged over every voxel
     missed = np.mean([case.squares(ridge, length)[:, case.hidden].mean() for case in left_out[:3]])
@@ -75,7 +76,7 @@ def _fit_point(model: LinearGaussian, store: Store, subjects: list[str], axis: i
 
 
 class LeftOut:
-    """One training volume seen through given planes, estimated from all others."""
+    """One training volume seen through given sections of one axis, estimated from all others."""
 
     def __init__(self, model: LinearGaussian, store: Store, subjects: list[str], row: int, planes: list[Plane]) -> None:
         self.model, self.volume, self.keep = model, model.rows[row], model.without(row)
@@ -83,17 +84,33 @@ class LeftOut:
         self.observation = observe(self.volume, planes, store.contrasts, spacing, store.frame, "none")
         self.gram, self.inner = model.gram(planes), model.inner(self.observation)
         self.hidden = store.foreground(subjects[row]) & ~self.observation.mask
-        self._last: tuple[float, np.ndarray] | None = None
+
+    def errors(self, ridges: np.ndarray, lengths_mm: Sequence[float]) -> np.ndarray:
+        """Sum of squares (R, L) over the unseen voxels for every lambda and L.
+
+        Kriging mixes whole sections, so that all L follow from the inner products of the ridge residual's sections.
+        """
+        planes = self.observation.planes
+        axis, given = planes[0].axis, [p.index for p in planes]
+        weights = self.model.weights_for(self.gram, self.inner, ridges, self.keep).astype(np.float32)
+        flat = self.model.rows.reshape(self.model.n_rows, -1)
+        found = np.empty((len(ridges), len(lengths_mm)))
+        for r, estimate in enumerate(weights @ flat):
+            residual = stack(self.volume - estimate.reshape(self.volume.shape), axis)
+            sections = residual.reshape(len(residual), -1)
+            products = (sections @ sections.T).astype(np.float64)
+            unseen = np.setdiff1d(np.arange(len(sections)), given)
+            for m, length_mm in enumerate(lengths_mm):
+                k = kriging_weights(given, len(sections), length_mm / self.observation.spacing_mm[axis])[unseen]
+                cross, own = products[np.ix_(unseen, given)], products[np.ix_(given, given)]
+                mixed = np.einsum("ug,gh,uh->u", k, own, k) - 2 * (k * cross).sum(axis=1)
+                found[r, m] = (np.diag(products)[unseen] + mixed).sum()
+        return found
 
     def squares(self, ridge: float, length_mm: float) -> np.ndarray:
         """Squared error (C, X, Y, Z) of the left-out estimate."""
-        if self._last is None or self._last[0] != ridge:
-            self._last = ridge, self.model.combine(self.model.weights(self.gram, self.inner, ridge, self.keep))
-        return (spread_residual(self._last[1], self.observation, length_mm) - self.volume) ** 2
-
-
-def _spread_error(cases: Sequence[LeftOut], ridge: float, length_mm: float) -> float:
-    return float(np.mean([case.squares(ridge, length_mm).mean() for case in cases]))
+        estimate = self.model.combine(self.model.weights(self.gram, self.inner, ridge, self.keep))
+        return (spread_residual(estimate, self.observation, length_mm) - self.volume) ** 2
 
 
 def _planes(point: Point, store: Store, subject: str) -> list[Plane] | None:
