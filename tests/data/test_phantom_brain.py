@@ -176,6 +176,14 @@ def test_noise_is_a_function_of_position_with_unit_variance() -> None:
     assert np.abs(np.diff(fine, axis=0)).max() < 1.5  # smooth: features are about 8 voxels wide
 
 
+def test_two_processes_write_the_same_bytes_as_one(tmp_path: Path) -> None:
+    for workers in (1, 2):
+        phantom.write_phantom_brain(tmp_path / str(workers), 2, 5, spacing_mm=8.0, workers=workers)
+    one, two = (sorted((tmp_path / w).rglob("*.nii.gz")) for w in ("1", "2"))
+    assert len(one) == 2 * 5 and [p.name for p in one] == [p.name for p in two]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(one, two, strict=True))
+
+
 def test_a_larger_cohort_extends_a_smaller_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(phantom, "_write_subject", lambda *args: None)
     small, large = (phantom.write_phantom_brain(tmp_path, n, 0, followups=0.2) for n in (7, 30))

@@ -11,6 +11,7 @@ rule generate:
         "results/benchmarks/generate/{cohort}.tsv"
     conda:
         "../envs/xdiff.yaml"
+    threads: 2
     resources:
         mem_mb=2000,
         runtime=30,
@@ -18,7 +19,8 @@ rule generate:
     params:
         entry=lambda wc: xcfg.to_json(CFG.cohorts[wc.cohort]),
     shell:
-        "(python -m xdiff.data generate --entry {params.entry:q} --out $(dirname {output:q}) && date > {output:q}) > {log:q} 2>&1"
+        "(OMP_NUM_THREADS=1 python -m xdiff.data generate --entry {params.entry:q} --out $(dirname {output:q}) --workers {threads}"
+        " && date > {output:q}) > {log:q} 2>&1"
 
 
 rule split:

@@ -6,6 +6,7 @@ import argparse
 import json
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 from xdiff.config import Cohort, Grid, from_dict, to_json
@@ -15,11 +16,13 @@ from xdiff.data.split import read_split, split_by_count, split_by_fraction, unli
 from xdiff.errors import InputError, ManyInputErrors
 
 
-def generate(cohort: Cohort, out: Path) -> None:
+def generate(cohort: Cohort, out: Path, workers: int = 1) -> None:
     """Write an embedded cohort below `out`. Subjects that exist are kept, unless the settings have changed since."""
     settings = dict(cohort.generate)
     if cohort.layout == "phantom-brain":
-        from xdiff.data.phantom_brain import write_phantom_brain as write
+        from xdiff.data.phantom_brain import write_phantom_brain
+
+        write = partial(write_phantom_brain, workers=workers)
     elif cohort.layout == "gaussian-field":
         from xdiff.data.gaussian_field import write_gaussian_field as write
     else:
@@ -63,7 +66,9 @@ def main(argv: list[str] | None = None) -> None:
         sub = verbs.add_parser(verb, help=text)
         sub.add_argument("--entry", required=True, help="the cohort's config entry as JSON")
         sub.add_argument("--out", type=Path, required=True)
-        if verb != "generate":
+        if verb == "generate":
+            sub.add_argument("--workers", type=int, default=1, help="processes")
+        else:
             sub.add_argument("--root", type=Path, required=True, help="folder of the raw cohort")
         if verb == "split":
             sub.add_argument("--file", type=Path, help="a committed split TSV")
@@ -74,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     cohort = from_dict(Cohort, json.loads(args.entry), "cohorts.*")
     if args.verb == "generate":
-        generate(cohort, args.out)
+        generate(cohort, args.out, args.workers)
     elif args.verb == "split":
         split(cohort, args.root, args.out, args.file)
     else:

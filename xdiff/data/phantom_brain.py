@@ -13,6 +13,7 @@ Arrays are RAS+ (x Right, y Anterior, z Superior) over the box of the MNI152 tem
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -54,23 +55,31 @@ class Tumour:
     necrosis: float
 
 
-def write_phantom_brain(out: Path, n_patients: int, seed: int, spacing_mm: float = 3.0, followups: float = 0.2) -> list[str]:
+def write_phantom_brain(
+    out: Path, n_patients: int, seed: int, spacing_mm: float = 3.0, followups: float = 0.2, workers: int = 1
+) -> list[str]:
     """Write patients 0 .. n_patients - 1 as OUT/ID/ID-{t1n,t1c,t2w,t2f,seg}.nii.gz and return the subject IDs.
 
     `followups` (0 to 1) is the fraction of patients with a second visit, -001, where the same tumour has grown. A
-    subject depends on (seed, patient, visit, spacing) alone; one whose five files exist is left untouched.
+    subject depends on (seed, patient, visit, spacing) alone, not on the number of `workers` (processes); one whose five
+    files exist is left untouched.
     """
     if n_patients < 1 or not 0 <= followups <= 1:
         raise ValueError(f"phantom-brain: found n_patients={n_patients}, followups={followups}, expected >= 1 and 0 to 1")
-    written = []
+    scans = []
     for patient in range(n_patients):
         # every 1/followups-th patient, counted without regard to n_patients, so that a larger cohort extends a smaller
         twice = int((patient + 1) * followups) > int(patient * followups)
-        for visit in range(1 + twice):
-            subject = f"BraTS-GLI-{patient:05d}-{visit:03d}"
-            _write_subject(Path(out) / subject, seed, patient, visit, spacing_mm)
-            written.append(subject)
-    return written
+        scans += [(patient, visit) for visit in range(1 + twice)]
+    folders = [Path(out) / f"BraTS-GLI-{patient:05d}-{visit:03d}" for patient, visit in scans]
+    work = [(folder, seed, *scan, spacing_mm) for folder, scan in zip(folders, scans, strict=True)]
+    if workers == 1:
+        for arguments in work:
+            _write_subject(*arguments)
+    else:
+        with ProcessPoolExecutor(workers) as pool:
+            list(pool.map(_write_subject, *zip(*work, strict=True)))
+    return [folder.name for folder in folders]
 
 
 def _write_subject(folder: Path, seed: int, patient: int, visit: int, spacing_mm: float) -> None:
