@@ -168,15 +168,22 @@ def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
 
 
 @pytest.mark.usefixtures("quick_fit")
-def test_training_that_never_helps_keeps_the_gaussian_row(
+def test_training_that_never_helps_keeps_its_best_check_and_says_so(
     field: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(training, "validate", lambda *_: {1: -0.5, 3: 0.1})
-    tensors = fit_network(field.store, field.split, TINY, tmp_path)
-    assert "best validation gain over the gaussian row +0.000 dB" in capsys.readouterr().out
-    untrained = Trainer(field.store, TINY).network.state_dict()
-    for name, value in untrained.items():
-        np.testing.assert_array_equal(tensors[f"network.{name}"], value.numpy())
+    checks, seen = iter([-0.1, -0.5, -0.4, -0.6, -0.7]), []
+
+    def validate(trainer: Trainer, *_: object) -> dict[int, float]:
+        seen.append({k: v.clone().numpy() for k, v in trainer.average.state_dict().items()})
+        return {1: next(checks)}
+
+    monkeypatch.setattr(training, "validate", validate)
+    tensors = fit_network(field.store, field.split, replace(TINY, validate_every=TINY.steps // 3), tmp_path)
+    assert len(seen) >= 3
+    assert "best validation gain over the gaussian row -0.100 dB" in capsys.readouterr().out
+    for name, value in seen[0].items():
+        np.testing.assert_array_equal(tensors[f"network.{name}"], value)
+    assert any(not np.array_equal(tensors[f"network.{k}"], v) for k, v in seen[-1].items())
 
 
 def test_validation_of_the_untrained_network_is_zero(field: Prepared, gaussian: LinearGaussian) -> None:

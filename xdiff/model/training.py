@@ -6,6 +6,7 @@ Everything random comes from (seed, step), so that an interrupted run and an uni
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -65,7 +66,7 @@ class Trainer:
         self.average = SectionNetwork(len(store.contrasts), settings.channels).to(self.device)
         self.average.load_state_dict(self.network.state_dict())
         self.best = {k: v.clone() for k, v in self.network.state_dict().items()}
-        self.best_score = 0.0  # dB over the gaussian row, which the untrained network equals
+        self.best_score = -math.inf  # dB over the gaussian row
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=settings.learning_rate)
         self.step = 0
 
@@ -122,8 +123,8 @@ class Trainer:
 def fit_network(store: Store, split: Split, settings: Settings, workdir: Path) -> dict[str, np.ndarray]:
     """Train to the end (or resume and finish); the weights with the best validation are returned as arrays.
 
-    Validation is the gain of `mean` over the gaussian row on the validation side; where no check is above 0, the
-    untrained network, which is the gaussian row, is what is kept, and the log says so.
+    Validation is the gain of `mean` over the gaussian row on the validation side. It may be negative, and is printed: the
+    untrained network would have the row's own mean, but its samples would be noise.
     """
     gaussian = fit(store, split, settings.max_volumes)
     draws = Draws(store, gaussian, settings)
@@ -140,7 +141,7 @@ def fit_network(store: Store, split: Split, settings: Settings, workdir: Path) -
         if trainer.step % settings.validate_every == 0 or trainer.step == settings.steps:
             gains = validate(trainer, store, split, gaussian, scale)
             score = float(np.mean(list(gains.values()))) if gains else 0.0
-            if score > trainer.best_score:
+            if score >= trainer.best_score:
                 trainer.best_score = score
                 trainer.best = {k: v.clone() for k, v in trainer.average.state_dict().items()}
             _log(workdir, trainer.step, float(np.mean(losses)), gains, (time.perf_counter() - started) / (trainer.step - first))
