@@ -2,8 +2,9 @@
 
     python -m xdiff.reference --results results --name real-brains-2mm --command "snakemake --cores 2 ..." --config P [P ...]
 
-Kept per subject: PSNR in `unseen_masked` of every point; every region and metric, and error against distance at K = 1 and 5,
-of the base point (axial, uniform, thinnest). What is left out can be made again by the command in provenance.json.
+Kept per subject: PSNR in `unseen_masked` of every point; more regions and metrics of the base point (axial, uniform,
+thinnest), and its error against distance at K = 1 and 5 in the centred frame; panels of models trained on the cohort itself,
+centred; figures as PNG. What is left out can be made again by the command in provenance.json.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import dataclasses
 import hashlib
 import json
 import platform
-import shutil
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from xdiff import figures, tables
@@ -33,15 +34,18 @@ KEPT_METRICS = ("psnr", "ssim", "crps", "coverage_90", "sharpness", "spectral_co
 
 
 def shorten(metrics: pd.DataFrame) -> pd.DataFrame:
-    """The rows of all.tsv that a reference keeps, as text; `indices` are dropped, since policy and K say them."""
+    """The rows of all.tsv that a reference keeps, as text, without what policy, K and the timing rows say already."""
     thickness = metrics["thickness_mm"].astype(float)
     base = (metrics["axis"] == "axial") & (metrics["policy"] == "uniform") & (thickness == thickness.min())
     curve = metrics["x_name"] != ""
     everywhere = (metrics["metric"] == "psnr") & (metrics["region"] == "unseen_masked") & ~curve
     scalars = base & ~curve & metrics["metric"].isin(KEPT_METRICS) & metrics["region"].isin(KEPT_REGIONS)
     curves = base & (metrics["x_name"] == "distance_mm") & metrics["K"].isin(CURVE_K)
-    kept = metrics[everywhere | scalars | curves].copy()
+    coarse_ssim = (metrics["metric"] == "ssim") & (metrics["region"] == "grid")
+    kept = metrics[everywhere | (scalars & ~coarse_ssim) | (curves & (metrics["frame"] == "centred"))].copy()
     kept["indices"] = ""
+    # a time needs its device and a cost its weights; on the other rows they would be a third of the file
+    kept.loc[~kept["metric"].isin(["seconds", "evaluations"]), ["device", "weights"]] = ""
     kept["value"] = kept["value"].astype(float).map("{:.5g}".format)
     return kept
 
@@ -73,12 +77,23 @@ def keep(results: Path, out: Path, command: str, configs: list[Path]) -> None:
         raise InputError(source, "no such file", "the long table of a finished run")
     out.mkdir(parents=True, exist_ok=True)
     shorten(pd.read_csv(source, sep="\t", dtype=str, keep_default_na=False)).to_csv(out / "metrics.tsv", sep="\t", index=False)
-    shutil.copyfile(results / "metrics" / "panel.npz", out / "panel.npz")
+    _keep_panels(results / "metrics" / "panel.npz", out / "panel.npz")
     described = provenance(results, command, configs)
     described["all_tsv_sha256"] = hashlib.sha256(source.read_bytes()).hexdigest()
     (out / "provenance.json").write_text(json.dumps(described, indent=1) + "\n")
     tables.main(["--metrics", str(out / "metrics.tsv"), "--out", str(out / "tables")])
     figures.main(["--metrics", str(out / "metrics.tsv"), "--panel", str(out / "panel.npz"), "--out", str(out / "figures")])
+    for drawing in (out / "figures").glob("*.pdf"):
+        drawing.unlink()  # `snakemake reference_figures` makes them again, bit for bit
+
+
+def _keep_panels(source: Path, target: Path) -> None:
+    """The panels of models trained on the cohort itself, on grids that are not in the scanner frame."""
+    with np.load(source) as panels:
+        metas = [json.loads(str(panels[f"p{i}_meta"])) for i in range(len(panels.files) // 2)]
+        chosen = [i for i, m in enumerate(metas) if m["trained_on"] == m["cohort"] and "scanner" not in m["grid"]]
+        arrays = {f"p{n}_{kind}": panels[f"p{i}_{kind}"] for n, i in enumerate(chosen) for kind in ("images", "meta")}
+    np.savez_compressed(target, **arrays)
 
 
 def main(argv: list[str] | None = None) -> None:
