@@ -194,3 +194,13 @@ def test_validation_of_the_untrained_network_is_zero(field: Prepared, gaussian: 
 def test_unknown_parameter_is_named() -> None:
     with pytest.raises(InputError, match="methods.*.params: found unknown key 'chanels'"):
         Settings.of({"chanels": [8, 16]})
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_sections_that_only_graze_the_head_are_not_given_in_training(axis: int) -> None:
+    grid = np.stack(np.meshgrid(*[np.arange(21) - 10] * 3, indexing="ij"))
+    ball = (grid**2).sum(axis=0) <= 100
+    area = ball.sum(axis=tuple(a for a in range(3) if a != axis))
+    kept = training._well_filled(ball, axis).any(axis=tuple(a for a in range(3) if a != axis))
+    assert not kept[0] and not kept[-1] and kept[10]
+    np.testing.assert_array_equal(kept, area >= 0.2 * area.max())

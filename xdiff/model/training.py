@@ -180,10 +180,10 @@ class Draws:
         """Uniform as in the sweeps, or random; few sections more often than many."""
         while True:
             k = int(np.exp(rng.uniform(0, np.log(self.settings.max_k + 1))))
-            policy = "uniform" if rng.random() < 0.5 else "random"
-            point = Point(k, AXIS_NAMES[rng.integers(3)], policy, 0.0, 1, "mean", int(rng.integers(2**31)))
+            policy, axis = ("uniform" if rng.random() < 0.5 else "random"), int(rng.integers(3))
+            point = Point(k, AXIS_NAMES[axis], policy, 0.0, 1, "mean", int(rng.integers(2**31)))
             try:
-                return choose_planes(point, foreground, None, spacing, "draw")
+                return choose_planes(point, _well_filled(foreground, axis), None, spacing, "draw")
             except NotEnoughSections:
                 continue
 
@@ -219,6 +219,15 @@ class Draws:
             hidden = ~observation.mask & ((truth > 0.05).any(axis=0) | (gaussian > 0.05).any(axis=0))
             squares.append(((truth - gaussian)[:, hidden] ** 2).mean(axis=1))
         return np.sqrt(np.mean(squares, axis=0))
+
+
+def _well_filled(foreground: np.ndarray, axis: int, share: float = 0.2) -> np.ndarray:
+    """The foreground without the sections that hold little of it: the intensity scale of a slice that only grazes the head
+    means nothing, and a residual divided by it would outweigh a thousand others."""
+    area = foreground.sum(axis=tuple(a for a in range(3) if a != axis))
+    view = [1, 1, 1]
+    view[axis] = -1
+    return foreground & (area >= share * area.max()).reshape(view)
 
 
 def validate(trainer: Trainer, store: Store, split: Split, gaussian: LinearGaussian, scale: np.ndarray) -> dict[int, float]:
