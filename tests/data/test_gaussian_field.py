@@ -200,3 +200,14 @@ def test_the_cohort_is_reproducible_and_a_subject_does_not_depend_on_the_others(
     np.testing.assert_allclose(volume.spacing_mm, 2.5)
     parameters = json.loads((tmp_path / "three/gaussian_field.json").read_text())
     assert parameters == {"shape": [6, 7, 8], "length": 3.0, "slope": 2.5, "mean": 0.5, "std": 0.12}
+
+
+@pytest.mark.parametrize("axis, rows", [(0, [2, 7]), (1, [3]), (2, [0, 4, 5])])
+def test_parallel_sections_by_frequency_equal_dense_algebra(axis: int, rows: list[int]) -> None:
+    field = GaussianField((12, 10, 8))
+    volume = field.draw(np.random.default_rng(0))
+    quick, dense = (field.posterior([Plane(axis, r) for r in rows]) for _ in range(2))
+    assert quick.axis == axis
+    dense.axis = None  # takes the path of sections of several axes
+    np.testing.assert_allclose(quick.mean(volume), dense.mean(volume), atol=1e-10)
+    np.testing.assert_allclose(quick.std(), dense.std(), atol=1e-9)

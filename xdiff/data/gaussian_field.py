@@ -17,6 +17,8 @@ from scipy import linalg
 from xdiff.planes import Plane
 from xdiff.volumes import write_volume
 
+NUGGET = 1e-10  # keeps the covariance of the given voxels positive definite in float64
+
 
 class GaussianField:
     """Stationary field on `shape` voxels with mean `mean`, standard deviation `std` and power spectrum
@@ -54,25 +56,55 @@ class GaussianField:
 
 
 class FieldPosterior:
-    """Closed-form conditional distribution of the field given thin axis-aligned sections (kriging)."""
+    """Closed-form conditional distribution of the field given thin axis-aligned sections (kriging).
+
+    Sections of one axis: the field is stationary and periodic within them, so that a 2D Fourier transform splits the
+    problem into one small system of K values per in-plane frequency. Sections of several axes: dense linear algebra.
+    """
 
     def __init__(self, field: GaussianField, planes: Sequence[Plane]) -> None:
         if not all(isinstance(p, Plane) and p.thin for p in planes):
             raise ValueError("the closed form is for thin axis-aligned planes")
         self.field = field
-        mask = np.zeros(field.shape, dtype=bool)
+        self.mask = np.zeros(field.shape, dtype=bool)
         for plane in planes:
-            view = mask[None]
-            plane.cut(view)[...] = True
-        self.mask = mask
-        voxels = np.argwhere(mask)
-        self._factor = linalg.cho_factor(field.covariance(voxels, voxels) + 1e-10 * np.eye(len(voxels)))
+            plane.cut(self.mask[None])[...] = True
+        axes = {p.axis for p in planes}
+        self.axis = axes.pop() if len(axes) == 1 else None
+        self.rows = sorted({p.index for p in planes})
+
+    @cached_property
+    def _factor(self) -> tuple[np.ndarray, bool]:
+        """Cholesky factor of the covariance of all given voxels."""
+        voxels = np.argwhere(self.mask)
+        return linalg.cho_factor(self.field.covariance(voxels, voxels) + NUGGET * np.eye(len(voxels)))
+
+    @cached_property
+    def _by_frequency(self) -> np.ndarray:
+        """Covariance over the lag along the axis for every in-plane frequency, (h, w, n) float64."""
+        return np.fft.fft2(np.moveaxis(self.field.kernel, self.axis, -1), axes=(0, 1)).real
+
+    def _between(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Covariance (h, w, len(a), len(b)) of rows a and b along the axis, per in-plane frequency."""
+        return self._by_frequency[..., np.subtract.outer(a, b) % self._by_frequency.shape[-1]]
+
+    def _solve(self, residual: np.ndarray) -> np.ndarray:
+        """C_ss^-1 times the given values of `residual` (X, Y, Z), as a volume that is 0 elsewhere."""
+        solved = np.zeros(self.field.shape)
+        if self.axis is None:
+            solved[self.mask] = linalg.cho_solve(self._factor, residual[self.mask])
+            return solved
+        rows = np.array(self.rows)
+        values = np.fft.fft2(np.moveaxis(residual, self.axis, -1)[..., rows], axes=(0, 1))
+        own = self._between(rows, rows) + NUGGET * np.eye(len(rows))
+        back = np.fft.ifft2(np.linalg.solve(own, values[..., None])[..., 0], axes=(0, 1)).real
+        np.moveaxis(solved, self.axis, -1)[..., rows] = back
+        return solved
 
     def mean(self, volume: np.ndarray) -> np.ndarray:
         """E[V | y], (X, Y, Z), for the values of `volume` at the given voxels."""
-        residual = np.zeros(self.field.shape)
-        residual[self.mask] = linalg.cho_solve(self._factor, volume[self.mask] - self.field.mean)
-        return self.field.mean + np.fft.ifftn(np.fft.fftn(residual) * self.field.spectrum).real
+        solved = self._solve(np.where(self.mask, volume - self.field.mean, 0.0))
+        return self.field.mean + np.fft.ifftn(np.fft.fftn(solved) * self.field.spectrum).real
 
     def sample(self, volume: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """An exact posterior draw (Matheron's rule: a prior draw plus the mean of what it misses)."""
@@ -86,15 +118,19 @@ class FieldPosterior:
 
     def std(self) -> np.ndarray:
         """Posterior standard deviation of every voxel, (X, Y, Z)."""
-        given, every = np.argwhere(self.mask), np.argwhere(np.ones(self.field.shape, dtype=bool))
-        variance = np.empty(len(every))
-        for block in np.array_split(np.arange(len(every)), max(1, len(every) // 4096)):
-            cross = self.field.covariance(given, every[block])
-            half = linalg.solve_triangular(
-                self._factor[0], cross, trans="T" if not self._factor[1] else "N", lower=self._factor[1]
-            )
-            variance[block] = self.field.kernel[0, 0, 0] - np.einsum("ij,ij->j", half, half)
-        return np.sqrt(np.maximum(variance, 0)).reshape(self.field.shape)
+        if self.axis is None:
+            every = np.argwhere(np.ones(self.field.shape, dtype=bool))
+            blocks = np.array_split(every, max(1, len(every) // 512))
+            variance = np.concatenate([np.diag(self.covariance(block)) for block in blocks]).reshape(self.field.shape)
+        else:
+            rows, every = np.array(self.rows), np.arange(self.field.shape[self.axis])
+            own = self._between(rows, rows) + NUGGET * np.eye(len(rows))
+            cross = self._between(rows, every)
+            explained = (cross * np.linalg.solve(own, cross)).sum(axis=2).mean(axis=(0, 1))
+            view = [1, 1, 1]
+            view[self.axis] = -1
+            variance = np.broadcast_to((self.field.kernel[0, 0, 0] - explained).reshape(view), self.field.shape)
+        return np.sqrt(np.maximum(variance, 0))
 
 
 def write_gaussian_field(
