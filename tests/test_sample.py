@@ -18,6 +18,7 @@ import pytest
 from conftest import HEAD_AFFINE, Prepared
 
 from xdiff.config import MethodEntry, Sweep, to_json
+from xdiff.data.split import make_split
 from xdiff.data.store import Store
 from xdiff.errors import InputError
 from xdiff.sample import sample
@@ -74,7 +75,9 @@ def test_method_sees_only_the_observation(heads: Prepared, tmp_path: Path) -> No
     for observation, row in zip(probe_methods.SEEN, table.to_dict("records"), strict=True):
         assert {f.name for f in fields(observation)} == allowed
         assert set(vars(observation)) <= allowed | {"_evidence", "distance_mm"}  # the two computed from the others
-        volume = heads.store.volume(row["subject"])
+        # raw intensities: in the store's units, which the hidden volume has set, the scale would betray that volume's own
+        volume = heads.store.volume(row["subject"]) * heads.store.scale(row["subject"])[:, None, None, None]
+        assert volume.max() > 100
         assert [p.name for p in observation.planes] == row["given"].split(";")
         for plane, section in zip(observation.planes, observation.sections, strict=True):
             assert section.base is None  # no view: the target is not behind it
@@ -245,3 +248,12 @@ def test_job_killed_midway_goes_on_where_it_was(field: Prepared, tmp_path: Path)
     after = mtimes(out)
     assert {p: after[p] for p in before} == before and len(after) == total
     compare(resumed, run(field, slow, sweep, tmp_path / "whole"), tmp_path / "killed", tmp_path / "whole")
+
+
+def test_weights_of_another_split_of_the_same_cohort_are_refused(field: Prepared, tmp_path: Path) -> None:
+    """Its training patients may be this one's test patients."""
+    train("probe", PROBE, field.store, field.split, tmp_path / "weights")
+    sides = {"train": "train", "val": "test", "test": "val"}
+    other = make_split([(s, p, sides[side]) for s, p, side in field.split.table.itertuples(index=False)])
+    with pytest.raises(InputError, match=rf"weights of split {field.split.sha[:12]}, expected {other.sha[:12]}"):
+        sample(PROBE, tmp_path / "weights", field.store, other, Sweep(), tmp_path / "out")

@@ -65,9 +65,8 @@ def _split(config: Config, cohort: str, out: Path, data_root: Path) -> None:
     entry, path = config.cohorts[cohort], out / "data" / cohort / "split.tsv"
     if entry.layout in EMBEDDED:
         generate(entry, _root(config, cohort, out, data_root))
-    if not path.exists():
-        file = REPOSITORY / entry.split.file if entry.split.file else None
-        split(entry, _root(config, cohort, out, data_root), path, file)
+    file = REPOSITORY / entry.split.file if entry.split.file else None
+    split(entry, _root(config, cohort, out, data_root), path, file)
 
 
 def _preprocess(config: Config, cohort: str, grid: str, out: Path, data_root: Path) -> None:

@@ -27,8 +27,6 @@ import numpy as np
 from xdiff.observation import Observation
 from xdiff.planes import Plane, cut, distance_mm, evidence, project
 
-LAMBDAS = np.geomspace(1e-5, 3.0, 23)  # relative to the mean eigenvalue of the Gram matrix
-LENGTHS_MM = (2.0, 4.0, 7.0, 12.0, 20.0, 35.0, 60.0)
 FIT_K = (1, 2, 3, 5, 10, 31)
 
 

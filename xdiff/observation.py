@@ -18,8 +18,8 @@ from xdiff.planes import AXES, AnyPlane, Plane, cut, distance_mm, evidence
 class Observation:
     """K given sections of one volume.
 
-    sections[k] is (C, h, w) float32 in units of `scale`, the given sections' own intensity scale per contrast (all a user
-    has); `shape` (X, Y, Z) and `spacing_mm` (3,) describe the array a method is to fill; `frame` says how it was placed.
+    sections[k] is (C, h, w) float32 in units of `scale`, the given sections' own raw intensity scale per contrast (all a
+    user has); `shape` (X, Y, Z) and `spacing_mm` (3,) describe the array a method is to fill; `frame` says how it was placed.
     """
 
     planes: tuple[AnyPlane, ...]

@@ -61,7 +61,9 @@ def provenance(results: Path, command: str, configs: list[Path]) -> dict:
     return {
         "command": command,
         "config": {**used, "run": run},
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip(),
+        "commit": subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, check=True
+        ).stdout.strip(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "machine": platform.platform(),

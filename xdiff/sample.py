@@ -1,9 +1,10 @@
 """The sampling harness: every point of a sweep for every test subject, in one process, resumable volume by volume.
 
-    python -m xdiff.sample --method gaussian --weights DIR --data DIR --split TSV --sweep JSON --out DIR [--shard 1/4]
+    python -m xdiff.sample --entry JSON --weights DIR --data DIR --split TSV --sweep JSON --out DIR [--shard 1/4]
 
 Writes one NIfTI volume (and a standard deviation where the method gives one) with a JSON sidecar per point and subject,
 then the manifest. A volume whose sidecar has the same key (weights, point, input, version) is not made again.
+Times are of `reconstruct` alone; tables report medians, which the first volume, that fills caches, does not move.
 """
 
 from __future__ import annotations
@@ -55,6 +56,12 @@ def sample(entry: MethodEntry, weights: Path, store: Store, split: Split, sweep:
     """Reconstruct every test subject at every point of a sweep; `out` gets volumes/, manifest and the points left out."""
     _, config = read_weights(weights)
     _check_fits(config, store, weights)
+    if config["trained_on"] == store.cohort and config["split"] != split.sha:
+        raise InputError(
+            weights,
+            f"weights of split {config['split'][:12]}",
+            f"{split.sha[:12]}: another split's test patients may be trained on",
+        )
     subjects = _shard(split.side("test"), shard)
     if not subjects:
         raise InputError(store.folder, f"no test subject in shard {shard}", "at least one subject on the test side")
@@ -100,7 +107,9 @@ def _one(
         row = json.loads(sidecar.read_text())
         if row.pop("key") == key and Path(row["prediction"]).exists():
             return {**row, "split": split.sha[:12]}
-    observation = observe(store.volume(subject), planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm)
+    # raw units: in the store's own, which the hidden volume has set, the scale of the given sections would betray it
+    truth = store.volume(subject) * store.scale(subject)[:, None, None, None]
+    observation = observe(truth, planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm)
     generator = np.random.default_rng([point.seed, int(hashlib.sha256(subject.encode()).hexdigest()[:8], 16)])
     ready = method()  # loaded before the clock starts
     start = time.perf_counter()
@@ -112,10 +121,10 @@ def _one(
     row = {
         "subject": subject,
         "target": str(store.folder),
-        "prediction": str(_write(volume, observation, store, subject, stem.with_name(f"{subject}_desc-{point.name}"))),
+        "prediction": str(_write(_exact(volume, truth, observation), store, subject, sidecar.with_suffix(""))),
         "std": ""
         if std is None
-        else str(_write(std, observation, store, subject, stem.with_name(f"{subject}_desc-{point.name}_std"))),
+        else str(_write(_raw(std, observation), store, subject, sidecar.with_name(f"{sidecar.stem}_std"))),
         **_origin(config, store),
         **asdict(point),
         "indices": ",".join(str(p.index) for p in planes),
@@ -125,7 +134,7 @@ def _one(
         "train_seed": config["params"].get("seed", 0),
         "evaluations": evaluations,
         "seconds": round(seconds, 5),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_mib": _peak_mib(),
         "device": getattr(method(), "device_name", device_name()),
         "weights": config["sha256"][:12],
         "split": split.sha[:12],
@@ -138,18 +147,23 @@ def _one(
     return row
 
 
-def _write(volume: np.ndarray, observation: Observation, store: Store, subject: str, stem: Path) -> Path:
-    """One NIfTI file per contrast in raw units, in the subject's own space; returns the first one's path.
+def _raw(volume: np.ndarray, observation: Observation) -> np.ndarray:
+    """From units of the observation's scale to raw intensities."""
+    return volume.astype(np.float32) * observation.scale[:, None, None, None]
 
-    Given voxels that differ from the data by rounding alone (dividing by the scale and multiplying again) get the exact
-    values back; a larger difference is the method's own and stays.
-    """
-    scale = (observation.scale * store.scale(subject))[:, None, None, None]
-    raw = volume.astype(np.float32) * scale
-    if not stem.name.endswith("_std") and all(p.thin for p in observation.planes):
-        truth = store.volume(subject) * store.scale(subject)[:, None, None, None]
-        rounding = observation.mask & (np.abs(raw - truth) <= 1e-5 * scale)
-        raw = np.where(rounding, truth, raw)
+
+def _exact(volume: np.ndarray, truth: np.ndarray, observation: Observation) -> np.ndarray:
+    """Raw volume in which given voxels that are off by rounding alone (divided by the scale and multiplied again) have
+    their exact values back; a larger difference is the method's own and stays."""
+    raw = _raw(volume, observation)
+    if not all(p.thin for p in observation.planes):
+        return raw
+    rounding = observation.mask & (np.abs(raw - truth) <= 1e-5 * observation.scale[:, None, None, None])
+    return np.where(rounding, truth, raw)
+
+
+def _write(raw: np.ndarray, store: Store, subject: str, stem: Path) -> Path:
+    """One NIfTI file per contrast of raw (C, X, Y, Z), in the subject's own space; returns the first one's path."""
     paths = [stem.with_name(f"{stem.name}_{contrast}.nii.gz") for contrast in store.contrasts]
     for path, contrast in zip(paths, raw, strict=True):
         write_volume(path, contrast, store.affine(subject))
@@ -181,6 +195,12 @@ def _shard(subjects: list[str], shard: str) -> list[str]:
     if not 1 <= i <= n:
         raise ValueError(f"shard is {shard}, expected i/n with 1 <= i <= n")
     return subjects[i - 1 :: n]
+
+
+def _peak_mib() -> int:
+    """Largest memory of this process so far, in MiB (Linux counts in KiB, macOS in bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
 @functools.cache

@@ -22,7 +22,6 @@ from xdiff.errors import InputError
 POINT = ["trained_on", "cohort", "grid", "frame", "axis", "policy", "thickness_mm", "K"]
 ROW = ["method", "estimate", "steps"]
 MEASURE = ["region", "metric"]
-CURVE = ["x_name", "x"]
 _TEXT = [*POINT[:-2], "method", "estimate", "subject", "contrast", *MEASURE, "x_name"]
 _FREE_TEXT = ["indices", "norm", "split", "weights", "device"]
 _WHOLE = ["K", "steps", "seed", "train_seed"]

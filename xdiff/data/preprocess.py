@@ -36,7 +36,11 @@ def preprocess(cohort: Cohort, grid: Grid, names: tuple[str, str], root: Path, s
     errors: list[InputError] = []
     centre_mm = None
     if grid.frame == "scanner":
-        train = set(split.side("train")) or listed
+        train = set(split.side("train"))
+        if not train:
+            raise InputError(
+                names[0], "a split without a training side", "training subjects, whose mean position frame `scanner` uses"
+            )
         centre_mm = _mean_centre(cohort, [f for f in subjects if f.subject in train], out, errors)
     for files in subjects:
         try:

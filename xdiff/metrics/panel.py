@@ -59,7 +59,8 @@ def _panel(records: list[dict]) -> tuple[np.ndarray, dict]:
     names = ["truth", *(_label(r) for r in records)]
     keys = ("subject", "cohort", "grid", "trained_on", "K", "axis", "indices", "estimate")
     meta = {**{k: first[k] for k in keys}, "contrast": store.contrasts[0], "names": names}
-    return images, {**meta, "lines": _lines(planes, store.shape, size), "given_view": None}
+    given = [v for v, a in enumerate(VIEWS) if any(p.axis == AXES[a] and p.index == centre[AXES[a]] for p in planes)]
+    return images, {**meta, "lines": _lines(planes, store.shape, size), "given_view": given[0] if given else None}
 
 
 def _far_section(planes: Sequence[Plane], foreground: np.ndarray) -> int:

@@ -204,10 +204,11 @@ class Draws:
     def batches(self, first: int, scale: np.ndarray) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Batches from step `first` to the end, the next one prepared in a thread while the network works."""
         with ThreadPoolExecutor(1) as pool:
-            following = pool.submit(self.batch, first, scale)
+            following = [pool.submit(self.batch, first, scale)] if first < self.settings.steps else []
             for step in range(first, self.settings.steps):
-                current = following.result()
-                following = pool.submit(self.batch, step + 1, scale)
+                current = following.pop().result()
+                if step + 1 < self.settings.steps:
+                    following.append(pool.submit(self.batch, step + 1, scale))
                 yield current
 
     def residual_scale(self, count: int = 24) -> np.ndarray:
