@@ -72,7 +72,7 @@ def provenance(results: Path, command: str, configs: list[Path]) -> dict:
     }
 
 
-def keep(results: Path, out: Path, command: str, configs: list[Path]) -> None:
+def keep(results: Path, out: Path, command: str, configs: list[Path], note: str = "") -> None:
     """Write the reference folder `out` from a finished run's `results`."""
     source = results / "metrics" / "all.tsv"
     if not source.exists():
@@ -81,6 +81,7 @@ def keep(results: Path, out: Path, command: str, configs: list[Path]) -> None:
     shorten(pd.read_csv(source, sep="\t", dtype=str, keep_default_na=False)).to_csv(out / "metrics.tsv", sep="\t", index=False)
     _keep_panels(results / "metrics" / "panel.npz", out / "panel.npz")
     described = provenance(results, command, configs)
+    described["note"] = note
     described["all_tsv_sha256"] = hashlib.sha256(source.read_bytes()).hexdigest()
     (out / "provenance.json").write_text(json.dumps(described, indent=1) + "\n")
     tables.main(["--metrics", str(out / "metrics.tsv"), "--out", str(out / "tables")])
@@ -105,8 +106,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("results/reference"), help="folder of all references")
     parser.add_argument("--command", required=True, help="the command that made the run, for provenance.json")
     parser.add_argument("--config", type=Path, nargs="+", required=True, help="the configuration files of the run, in order")
+    parser.add_argument("--note", default="", help="what a reader of provenance.json should know besides")
     args = parser.parse_args(argv)
-    keep(args.results, args.out / args.name, args.command, args.config)
+    keep(args.results, args.out / args.name, args.command, args.config, args.note)
 
 
 if __name__ == "__main__":
