@@ -1,5 +1,6 @@
 # Shared by all rules: the checked configuration, the list of jobs, and where things are.
 import os
+import sys
 from pathlib import Path
 
 import xdiff.config as xcfg
@@ -12,6 +13,10 @@ except InputError as error:
 
 JOBS = xcfg.jobs(CFG)
 SHARDS = [f"{i}-of-{CFG.run.shards}" for i in range(1, CFG.run.shards + 1)]
+# `python` in the rules is the one that runs Snakemake, whether its environment is activated or not
+if not workflow.deployment_settings.deployment_method:
+    shell.prefix(f"export PATH={str(Path(sys.executable).parent)!r}:$PATH; ")
+
 DATA_ROOT = Path(CFG.data_root or os.environ.get("XDIFF_DATA_ROOT", "data"))
 
 if not JOBS:
