@@ -6,12 +6,13 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from synthetic_metrics import synthetic_metrics, write_metrics
 
 from xdiff.errors import InputError
-from xdiff.reference import keep, shorten
+from xdiff.reference import _keep_panels, keep, shorten
 from xdiff.stats import read_metrics
 from xdiff.tables import main_numbers
 
@@ -57,3 +58,13 @@ def test_committed_references_say_where_they_come_from() -> None:
         found = json.loads((folder.parent / "provenance.json").read_text())
         assert found["command"].startswith(("snakemake", "python -m xdiff.bench"))
         assert re.fullmatch("[0-9a-f]{40}(-dirty)?", found["commit"]) and found["data"] and found["ledger"]
+
+
+def test_panels_of_a_grid_whose_name_is_a_number_are_kept(tmp_path: Path) -> None:
+    metas = [{"trained_on": "a", "cohort": "a", "grid": 48}, {"trained_on": "b", "cohort": "a", "grid": "48"}]
+    arrays = {f"p{i}_meta": np.array(json.dumps(meta)) for i, meta in enumerate(metas)}
+    arrays |= {f"p{i}_images": np.full((1, 3, 2, 2), i, np.float16) for i in range(2)}
+    np.savez(tmp_path / "panel.npz", **arrays)
+    _keep_panels(tmp_path / "panel.npz", tmp_path / "kept.npz")
+    with np.load(tmp_path / "kept.npz") as kept:
+        assert sorted(kept.files) == ["p0_images", "p0_meta"] and not kept["p0_images"].any()

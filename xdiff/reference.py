@@ -94,7 +94,7 @@ def _keep_panels(source: Path, target: Path) -> None:
     """The panels of models trained on the cohort itself, on grids that are not in the scanner frame."""
     with np.load(source) as panels:
         metas = [json.loads(str(panels[f"p{i}_meta"])) for i in range(len(panels.files) // 2)]
-        chosen = [i for i, m in enumerate(metas) if m["trained_on"] == m["cohort"] and "scanner" not in m["grid"]]
+        chosen = [i for i, m in enumerate(metas) if m["trained_on"] == m["cohort"] and "scanner" not in str(m["grid"])]
         arrays = {f"p{n}_{kind}": panels[f"p{i}_{kind}"] for n, i in enumerate(chosen) for kind in ("images", "meta")}
     np.savez_compressed(target, **arrays)
 

@@ -30,7 +30,7 @@ def evaluate(manifest: Path) -> pd.DataFrame:
     table = pd.read_csv(
         manifest,
         sep="\t",
-        dtype={"subject": str, "indices": str, "given": str, "weights": str, "split": str},
+        dtype={"subject": str, "grid": str, "indices": str, "given": str, "weights": str, "split": str},
         keep_default_na=False,
     )
     rows: list[dict] = []

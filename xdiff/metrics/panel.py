@@ -22,7 +22,7 @@ def build_panels(manifests: Sequence[Path], out: Path, wanted_k: Sequence[int] =
     Only axis axial, policy uniform, thin sections; seed 0 of samples. Returns the number of panels.
     """
     table = pd.concat(
-        [pd.read_csv(m, sep="\t", dtype={"subject": str, "indices": str}, keep_default_na=False) for m in manifests]
+        [pd.read_csv(m, sep="\t", dtype={"subject": str, "grid": str, "indices": str}, keep_default_na=False) for m in manifests]
     )
     base = table[
         (table["axis"] == "axial") & (table["policy"] == "uniform") & (table["thickness_mm"] == 0) & (table["seed"] == 0)
