@@ -9,7 +9,6 @@ With --budget it stops cleanly after that many minutes, between two jobs; the sa
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from xdiff.config import EMBEDDED, Config, Job, jobs, load_config
+from xdiff.config import EMBEDDED, Config, Job, jobs, load_config, raw_folder
 from xdiff.data.__main__ import generate, split
 from xdiff.data.preprocess import preprocess
 from xdiff.data.split import read_split
@@ -40,7 +39,7 @@ class Task(NamedTuple):
     call: object
 
 
-def tasks(config: Config, out: Path, data_root: Path) -> Iterator[Task]:
+def tasks(config: Config, out: Path, data_root: Path | None) -> Iterator[Task]:
     """Everything a configuration asks for, in an order in which every input exists."""
     grid_jobs = jobs(config)
     stores = sorted({(name, job.grid) for job in grid_jobs for name in (job.cohort, job.trained_on)})
@@ -56,22 +55,17 @@ def tasks(config: Config, out: Path, data_root: Path) -> Iterator[Task]:
     yield Task("collect", lambda: _collect(grid_jobs, out))
 
 
-def _root(config: Config, cohort: str, out: Path, data_root: Path) -> Path:
-    entry = config.cohorts[cohort]
-    return out / "raw" / cohort if entry.layout in EMBEDDED else data_root / (entry.root or cohort)
-
-
-def _split(config: Config, cohort: str, out: Path, data_root: Path) -> None:
+def _split(config: Config, cohort: str, out: Path, data_root: Path | None) -> None:
     entry, path = config.cohorts[cohort], out / "data" / cohort / "split.tsv"
     if entry.layout in EMBEDDED:
-        generate(entry, _root(config, cohort, out, data_root))
+        generate(entry, raw_folder(config, cohort, out, data_root))
     file = REPOSITORY / entry.split.file if entry.split.file else None
-    split(entry, _root(config, cohort, out, data_root), path, file)
+    split(entry, raw_folder(config, cohort, out, data_root), path, file)
 
 
-def _preprocess(config: Config, cohort: str, grid: str, out: Path, data_root: Path) -> None:
+def _preprocess(config: Config, cohort: str, grid: str, out: Path, data_root: Path | None) -> None:
     entry, folder = config.cohorts[cohort], out / "data" / cohort
-    root = _root(config, cohort, out, data_root)
+    root = raw_folder(config, cohort, out, data_root)
     preprocess(entry, config.grids[grid], (cohort, grid), root, read_split(folder / "split.tsv"), folder / grid)
 
 
@@ -102,7 +96,7 @@ def _collect(grid_jobs: list[Job], out: Path) -> None:
     build_panels([_folder(job, out / "samples") / "manifest-1-of-1.tsv" for job in grid_jobs], out / "metrics" / "panel.npz")
 
 
-def run(config: Config, out: Path, data_root: Path, budget_min: float) -> bool:
+def run(config: Config, out: Path, data_root: Path | None, budget_min: float) -> bool:
     """Do the tasks; False where the budget ended before they did. What is finished is not done again."""
     if config.run.shards != 1:
         raise InputError("run.shards", config.run.shards, "1: bench is one process")
@@ -125,9 +119,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--budget", type=float, default=float("inf"), metavar="MINUTES", help="start no task after this long")
     args = parser.parse_args(argv)
-    config = load_config([args.config, *args.preset])
-    data_root = args.data_root or Path(config.data_root or os.environ.get("XDIFF_DATA_ROOT", "data"))
-    run(config, args.out, data_root, args.budget)
+    run(load_config([args.config, *args.preset]), args.out, args.data_root, args.budget)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import re
 import types
 import typing
@@ -205,6 +206,14 @@ def jobs(config: Config) -> list[Job]:
         if allowed and job not in found:
             found.append(job)
     return found
+
+
+def raw_folder(config: Config, cohort: str, results: Path, data_root: Path | None = None) -> Path:
+    """Folder of a raw cohort: made by us below `results`, else below data_root (argument, config, XDIFF_DATA_ROOT, `data`)."""
+    entry = config.cohorts[cohort]
+    if entry.layout in EMBEDDED:
+        return results / "raw" / cohort
+    return (data_root or Path(config.data_root or os.environ.get("XDIFF_DATA_ROOT", "data"))) / (entry.root or cohort)
 
 
 def from_dict(cls: type, data: Any, where: str = "config") -> Any:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from xdiff.observation import Observation
-from xdiff.planes import Plane, cut, distance_mm, evidence, project
+from xdiff.planes import Plane, along, cut, distance_mm, evidence, project
 
 FIT_K = (1, 2, 3, 5, 10, 31)
 
@@ -198,34 +198,32 @@ def kriging_variance(observation: Observation, length_mm: float) -> np.ndarray:
     """Share (X, Y, Z) float32 of a residual's variance that the given sections leave open: 0 at them, 1 far away."""
     left = np.ones(observation.shape, dtype=np.float32)
     for axis in range(3):
-        planes = sorted((p for p in observation.planes if isinstance(p, Plane) and p.axis == axis), key=lambda p: p.index)
+        planes = [p for p in observation.planes if isinstance(p, Plane) and p.axis == axis]
         if not planes:
             continue
         scale = length_mm / observation.spacing_mm[axis]
         rows, indices = np.arange(observation.shape[axis]), np.array([p.index for p in planes])
         explained = kriging_weights(indices, len(rows), scale) * matern(rows[:, None] - indices, scale)
         profile = 1 - explained.sum(axis=1)
-        view = [1, 1, 1]
-        view[axis] = -1
-        left = np.minimum(left, np.clip(profile, 0, 1).reshape(view).astype(np.float32))
+        left = np.minimum(left, along(np.clip(profile, 0, 1), axis).astype(np.float32))
     return left
 
 
 def spread_residual(volume: np.ndarray, observation: Observation, length_mm: float) -> np.ndarray:
     """Add what is missing at the given sections, fading with distance, and put the given sections in exactly.
 
-    Sections of one axis: kriging. Several axes: their predictions averaged by how near
-    their sections are. Oblique sections: projection only.
+    Sections of one axis: kriging. Several axes: their predictions averaged by how near their sections are.
+    Oblique sections: projection only.
     """
     residual = [s - p.cut(volume) for s, p in zip(observation.sections, observation.planes, strict=True)]
     total, weight = np.zeros_like(volume), np.zeros(volume.shape[1:], dtype=np.float32)
     for axis in sorted({p.axis for p in observation.planes if isinstance(p, Plane)}):
         of_axis = [(p, r) for p, r in zip(observation.planes, residual, strict=True) if isinstance(p, Plane) and p.axis == axis]
-        order = sorted(range(len(of_axis)), key=lambda i: of_axis[i][0].index)
-        planes = [of_axis[i][0] for i in order]
+        of_axis.sort(key=lambda pair: pair[0].index)  # the result is the same, to the bit, in whatever order they are given
+        planes = [p for p, _ in of_axis]
         spacing = observation.spacing_mm[axis]
         coefficients = kriging_weights([p.index for p in planes], volume.shape[axis + 1], length_mm / spacing)
-        stacked = np.stack([of_axis[i][1] for i in order])
+        stacked = np.stack([r for _, r in of_axis])
         field_ = np.tensordot(coefficients, stacked, axes=1)  # (n, C, h, w)
         near = np.exp(-distance_mm(planes, observation.shape, observation.spacing_mm) / length_mm).astype(np.float32)
         total += np.moveaxis(field_, 0, axis + 1) * near

@@ -11,7 +11,7 @@ import numpy as np
 
 from xdiff.config import Sweep
 from xdiff.errors import InputError
-from xdiff.planes import AXES, AnyPlane, Plane, cut, distance_mm, evidence
+from xdiff.planes import AXES, AnyPlane, Plane, cut, distance_mm, evidence, per_section
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def choose_planes(
     way to the section with most tumour; off_tumour: K spread evenly over the sections without tumour.
     """
     axis = AXES[point.axis]
-    rows = np.flatnonzero(foreground.any(axis=tuple(a for a in range(3) if a != axis)))
+    rows = np.flatnonzero(per_section(foreground, axis))
     indices = _choose(point, rows, _tumour_profile(labels, axis), subject)
     thickness = max(1.0, point.thickness_mm / spacing_mm[axis])
     return [Plane(axis, int(i), thickness) for i in indices]
@@ -167,13 +167,13 @@ def _spread(rows: np.ndarray, count: int) -> list[int]:
 
 def _tumour_profile(labels: np.ndarray | None, axis: int) -> np.ndarray | None:
     """Tumour voxels per section along an axis."""
-    return None if labels is None else (labels > 0).sum(axis=tuple(a for a in range(3) if a != axis))
+    return None if labels is None else per_section(labels > 0, axis)
 
 
 def leaves_enough_unseen(planes: Sequence[Plane], foreground: np.ndarray) -> bool:
     """False where less than a quarter of the foreground's sections stay unseen: such a K is left out and listed, never shrunk."""
     axis = planes[0].axis
-    rows = np.flatnonzero(foreground.any(axis=tuple(a for a in range(3) if a != axis)))
+    rows = np.flatnonzero(per_section(foreground, axis))
     seen = {r for plane in planes for r, _ in plane.profile(foreground.shape[axis])}
     return len(set(rows.tolist()) - seen) >= len(rows) / 4
 

@@ -74,9 +74,7 @@ class Plane:
     def distance_mm(self, shape: Sequence[int], spacing_mm: Sequence[float]) -> np.ndarray:
         """Distance (X, Y, Z), broadcastable along the other axes, from every voxel to the slab, 0 inside it."""
         rows = np.abs(np.arange(shape[self.axis]) - self.index) - (self.thickness - 1) / 2
-        view = [1, 1, 1]
-        view[self.axis] = shape[self.axis]
-        return (np.maximum(rows, 0) * spacing_mm[self.axis]).reshape(view)
+        return along(np.maximum(rows, 0) * spacing_mm[self.axis], self.axis)
 
 
 @dataclass(frozen=True)
@@ -273,6 +271,18 @@ def cube_rotations() -> Iterator[CubeRotation]:
         for flip in itertools.product((False, True), repeat=3):
             if parity * (-1) ** sum(flip) > 0:
                 yield CubeRotation(perm, flip)
+
+
+def along(values: np.ndarray, axis: int) -> np.ndarray:
+    """One value per section (n,), shaped to broadcast along `axis` of an (X, Y, Z) array."""
+    view = [1, 1, 1]
+    view[axis] = -1
+    return np.asarray(values).reshape(view)
+
+
+def per_section(mask: np.ndarray, axis: int) -> np.ndarray:
+    """How many voxels of a mask (X, Y, Z) lie in each section along `axis`, (n,)."""
+    return mask.sum(axis=tuple(a for a in range(3) if a != axis))
 
 
 def _at(axis: int, row: int) -> tuple:

@@ -1,5 +1,4 @@
 # Shared by all rules: the checked configuration, the list of jobs, and where things are.
-import os
 import sys
 from pathlib import Path
 
@@ -17,8 +16,6 @@ SHARDS = [f"{i}-of-{CFG.run.shards}" for i in range(1, CFG.run.shards + 1)]
 if not workflow.deployment_settings.deployment_method:
     shell.prefix(f"export PATH={str(Path(sys.executable).parent)!r}:$PATH; ")
 
-DATA_ROOT = Path(CFG.data_root or os.environ.get("XDIFF_DATA_ROOT", "data"))
-
 if not JOBS:
     raise WorkflowError(
         "run: selects no job: `only` of the chosen cohorts, grids, methods and sweeps exclude each other"
@@ -35,9 +32,7 @@ wildcard_constraints:
 
 
 def root_of(cohort):
-    """Folder of a raw cohort: made by us, or below data_root (command line) or XDIFF_DATA_ROOT (environment)."""
-    entry = CFG.cohorts[cohort]
-    return f"results/raw/{cohort}" if entry.layout in xcfg.EMBEDDED else str(DATA_ROOT / (entry.root or cohort))
+    return str(xcfg.raw_folder(CFG, cohort, Path("results")))
 
 
 def raw_of(cohort):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy import linalg
 
-from xdiff.planes import Plane
+from xdiff.planes import Plane, along
 from xdiff.volumes import write_volume
 
 NUGGET = 1e-10  # keeps the covariance of the given voxels positive definite in float64
@@ -127,9 +127,7 @@ class FieldPosterior:
             own = self._between(rows, rows) + NUGGET * np.eye(len(rows))
             cross = self._between(rows, every)
             explained = (cross * np.linalg.solve(own, cross)).sum(axis=2).mean(axis=(0, 1))
-            view = [1, 1, 1]
-            view[self.axis] = -1
-            variance = np.broadcast_to((self.field.kernel[0, 0, 0] - explained).reshape(view), self.field.shape)
+            variance = np.broadcast_to(along(self.field.kernel[0, 0, 0] - explained, self.axis), self.field.shape)
         return np.sqrt(np.maximum(variance, 0))
 
 

@@ -28,7 +28,7 @@ from xdiff.model import diffusion
 from xdiff.model.network import SectionNetwork
 from xdiff.model.sampler import mean_residual
 from xdiff.observation import NotEnoughSections, Observation, Point, choose_planes, observe
-from xdiff.planes import AXIS_NAMES, Plane, stack
+from xdiff.planes import AXIS_NAMES, Plane, along, per_section, stack
 
 CHECKPOINT_SECONDS = 60.0
 VOLUMES_PER_STEP = 4
@@ -225,10 +225,8 @@ class Draws:
 def _well_filled(foreground: np.ndarray, axis: int, share: float = 0.2) -> np.ndarray:
     """The foreground without the sections that hold little of it: the intensity scale of a slice that only grazes the head
     means nothing, and a residual divided by it would outweigh a thousand others."""
-    area = foreground.sum(axis=tuple(a for a in range(3) if a != axis))
-    view = [1, 1, 1]
-    view[axis] = -1
-    return foreground & (area >= share * area.max()).reshape(view)
+    area = per_section(foreground, axis)
+    return foreground & along(area >= share * area.max(), axis)
 
 
 def validate(trainer: Trainer, store: Store, split: Split, gaussian: LinearGaussian, scale: np.ndarray) -> dict[int, float]:
