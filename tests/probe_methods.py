@@ -18,6 +18,8 @@ TRAININGS: list[dict] = []
 
 def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
     TRAININGS.append(params)
+    if params.get("kind") == "iterates":
+        (workdir / "history.jsonl").write_text('{"step": 1, "loss": 0.5, "best": true}\n')
     return {"level": np.full(1, params.get("level", 0.5), dtype=np.float32)}
 
 

@@ -11,15 +11,25 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
-from synthetic_metrics import synthetic_metrics, write_metrics, write_panel
+from synthetic_metrics import (
+    sweep_metrics,
+    synthetic_metrics,
+    training_checks,
+    write_history,
+    write_metrics,
+    write_panel,
+)
 
 from xdiff import captions
 from xdiff.captions import NothingToShow
+from xdiff.drawing import MARKS, looks
 from xdiff.errors import InputError
-from xdiff.figures import MARKS, axes_policies, error_vs_distance, looks, main, psnr_vs_k
+from xdiff.figures import axes_policies, error_vs_distance, main, psnr_vs_k
+from xdiff.metrics.history import history_rows
 from xdiff.panel import GIVEN, panel_figure, read_panels
 from xdiff.stats import read_metrics
 
@@ -154,6 +164,21 @@ def test_a_figure_without_data_is_left_out_aloud(folder, metrics, capsys, tmp_pa
     assert "figure axes_policies left out: one axis, policy" in message
     with pytest.raises(NothingToShow, match="no scalar rows of psnr"):
         psnr_vs_k(metrics[metrics["metric"] == "ssim"])
+
+
+def test_trainings_and_step_sweeps_add_their_figures_and_change_no_other(folder, tmp_path):
+    measured = synthetic_metrics(patients=2, cohorts=("brats",))
+    trained = history_rows(write_history(tmp_path / "weights", training_checks(), "not_measured", cohort="brats"))
+    for name, table in (("bare", measured), ("full", pd.concat([measured, sweep_metrics(patients=2, ks=(1,)), trained]))):
+        main(["--metrics", str(write_metrics(table, tmp_path / f"{name}.tsv")), "--out", str(tmp_path / name)])
+    bare, full = ({p.name for p in (tmp_path / name).glob("*.p*")} for name in ("bare", "full"))
+    assert full - bare == {"steps.png", "steps.pdf", "training_curves.png", "training_curves.pdf"}
+    path = write_metrics(pd.concat([measured, trained]), tmp_path / "trained.tsv")
+    main(["--metrics", str(path), "--out", str(tmp_path / "trained")])
+    for name in bare:
+        assert (tmp_path / "trained" / name).read_bytes() == (tmp_path / "bare" / name).read_bytes(), name
+    written = [json.loads((tmp_path / n / "captions.json").read_text()) for n in ("bare", "trained", "full")]
+    assert {k: written[1][k] for k in written[0]} == written[0] and list(written[2])[-2:] == ["steps", "training_curves"]
 
 
 # --- panels

@@ -13,9 +13,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A module may import those before it, never those after it. A package counts as one.
 ORDER = (
-    *("errors", "config", "volumes", "planes", "observation", "checkpoint"),
-    *("gaussian", "data", "gaussian_fit", "model", "train", "sample", "segment", "trust", "metrics"),
-    *("stats", "markup", "layout", "panel", "captions", "tables", "figures", "report", "reference", "bench", "cli"),
+    *("errors", "budget", "config", "volumes", "planes", "observation", "checkpoint"),
+    *("gaussian", "data", "gaussian_fit", "local", "augment", "draws", "loop", "model"),
+    *("train", "sample", "segment", "trust", "stats", "metrics"),
+    *("markup", "layout", "drawing", "panel", "captions", "step_sweep", "training_curves", "posterior_checks"),
+    *("tables", "figures", "report", "reference", "bench", "cli"),
 )
 SOURCES = sorted((ROOT / "xdiff").rglob("*.py"))
 

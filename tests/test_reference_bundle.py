@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_metrics import synthetic_metrics, write_metrics
+from synthetic_metrics import sweep_metrics, synthetic_metrics, training_checks, write_history, write_metrics
 
+from xdiff import step_sweep, training_curves
 from xdiff.errors import InputError
+from xdiff.metrics.history import history_rows
+from xdiff.posterior_checks import check_numbers
 from xdiff.reference import _keep_panels, keep, shorten
 from xdiff.stats import read_metrics
 from xdiff.tables import main_numbers
@@ -46,6 +49,21 @@ def test_kept_numbers_are_those_of_the_whole_table(metrics: pd.DataFrame, tmp_pa
     both = kept.merge(whole, on=keys, suffixes=("", "_whole"))
     assert len(both) == len(kept) > 100
     pd.testing.assert_series_equal(both["mean"], both["mean_whole"], check_names=False, rtol=1e-4)
+
+
+def test_trainings_and_step_sweeps_are_drawn_the_same_from_what_is_kept(tmp_path: Path) -> None:
+    trained = history_rows(write_history(tmp_path, training_checks(n=5), cohort="knee"))
+    table = pd.concat([synthetic_metrics(patients=2, cohorts=("brats",)), sweep_metrics(patients=3), trained])
+    text = pd.read_csv(write_metrics(table, tmp_path / "all.tsv"), sep="\t", dtype=str, keep_default_na=False)
+    whole, kept = (read_metrics(write_metrics(t, tmp_path / "t.tsv")) for t in (text, shorten(text)))
+    (ours,), (theirs,) = (list(training_curves.trainings(t)) for t in (kept, whole))
+    assert (ours.title, ours.kept) == (theirs.title, theirs.kept) and len(ours.gain) == 5
+    pd.testing.assert_frame_equal(ours.gain, theirs.gain, atol=0.002)  # dB
+    pd.testing.assert_frame_equal(step_sweep.seconds(kept), step_sweep.seconds(whole), rtol=1e-4)
+    assert not (kept["metric"] == "band_variance")[kept["estimate"] != "sample"].any()  # of means none is shown
+    base = check_numbers(whole).query("axis == 'axial' and policy == 'uniform'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(check_numbers(kept), base, rtol=1e-3)  # of PSNR five digits are kept: 1e-4 of an MSE
+    pd.testing.assert_frame_equal(step_sweep.numbers(kept), step_sweep.numbers(whole), rtol=1e-4)
 
 
 def test_a_run_without_a_table_is_refused(tmp_path: Path) -> None:

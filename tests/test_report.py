@@ -106,6 +106,13 @@ def test_page_has_the_numbers_of_the_table(page, made):
     assert rows[0][1:7] == expected
 
 
+def test_page_has_the_posterior_checks(page, made):
+    checks = tables.read_posterior(made / "tables" / "posterior.tsv")
+    first = checks.query("cohort == 'brats' and policy == 'uniform' and K == 1 and check == 'sample_to_mean'").iloc[0]
+    rows = [row for row in Outline(page).rows if row[:3] == ["xdiff", "1", "8"]]
+    assert page.count("<h4>Posterior checks") == 3 and rows[0][3] == f"{first['mean']:.2f}"
+
+
 def test_page_escapes_its_title_and_states_where_numbers_come_from(page):
     assert "<h1>Results &lt;of a test&gt;</h1>" in page
     rows = [row for row in Outline(page).rows if row[:1] == ["brats"]]

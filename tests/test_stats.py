@@ -8,7 +8,7 @@ import pytest
 from synthetic_metrics import small_metrics, write_metrics
 
 from xdiff.errors import InputError
-from xdiff.stats import bootstrap_mean, paired_difference, patient_values, read_metrics, summarise
+from xdiff.stats import bootstrap_mean, paired_difference, paired_ratio, patient_values, read_metrics, summarise
 
 
 def test_bootstrap_of_two_patients_spans_both():
@@ -50,6 +50,30 @@ def test_paired_difference_of_six_patients_all_better():
     assert (result.mean, result.n) == (3.5, 6)
     assert result.p == pytest.approx(2 / 2**6)  # all six signs alike: the two extremes of 64 sign patterns
     assert 2.0 < result.lo < 3.5 < result.hi < 5.0
+
+
+def test_paired_ratio_of_two_patients_spans_both():
+    # A resample of the pairs (1, 1) and (6, 2) has the ratio 1, 7/3 or 3; the mean of the ratios would be 2.
+    a, b = pd.Series([1.0, 4.0, 8.0], index=["p", "q", "q"]), pd.Series([2.0, 1.0, 99.0], index=["q", "p", "only in b"])
+    assert paired_ratio(a, b) == pytest.approx((7 / 3, 1, 3, 2))
+
+
+def test_interval_of_a_paired_ratio_is_that_of_patients_drawn_again():
+    rng = np.random.default_rng(4)
+    b = pd.Series(rng.uniform(1, 20, 9), index=list("abcdefghi"))
+    a = b * rng.uniform(1, 1.5, 9) + rng.uniform(0, 4, 9)
+    chosen = rng.integers(9, size=(40_000, 9))
+    expected = np.quantile(a.to_numpy()[chosen].sum(1) / b.to_numpy()[chosen].sum(1), [0.025, 0.975])
+    assert paired_ratio(a, b, n_boot=20_000)[1:3] == pytest.approx(expected, rel=0.004)
+
+
+def test_paired_ratio_without_an_interval_or_a_common_patient():
+    a = pd.Series([1.0, 3.0], index=["p", "q"])
+    assert paired_ratio(a[:1], a)[::3] == (1, 1) and np.isnan(paired_ratio(a[:1], a)[1:3]).all()
+    assert paired_ratio(a, a - 1)[0] == 2 and np.isnan(paired_ratio(a, a - 1)[1:3]).all()
+    assert np.isnan(paired_ratio(a, 0 * a)[:3]).all()
+    with pytest.raises(ValueError, match="no patient in both"):
+        paired_ratio(a, a.rename(index=str.upper))
 
 
 def test_paired_difference_without_a_difference_or_a_common_patient():

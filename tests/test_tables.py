@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_metrics import small_metrics, synthetic_metrics, write_metrics
+from synthetic_metrics import small_metrics, sweep_metrics, synthetic_metrics, training_checks, write_history, write_metrics
 
 from xdiff.layout import layout, method_rank, row_labels
 from xdiff.markup import DASH, Cell, Table, latex_escape, to_html, to_markdown
+from xdiff.metrics.history import history_rows
 from xdiff.tables import main, main_numbers, paired_numbers, read_main, read_paired, skipped_table
+
+WRITTEN = ("main.tsv", "paired.tsv", "posterior.tsv", "main.md", "main.tex")
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +141,62 @@ def test_paired_rows_against_gaussian_and_the_best_trivial_row():
     }
 
 
+def test_the_local_correction_is_a_third_reference():
+    rows = (("gaussian", 20, 0), ("gaussian_local", 20.5, 0), ("unet", 21, 0.1))
+    psnr = {(m, 1, f"s{i}"): db + i + jitter * i for m, db, jitter in rows for i in range(6)}
+    paired = paired_numbers(small_metrics(psnr))
+    gain = paired[paired["reference"] == "gaussian_local"].set_index("method")
+    assert gain["mean"].to_dict() == pytest.approx({"gaussian": -0.5, "unet": 0.75})
+    assert set(gain["reference_method"]) == {"gaussian_local"}
+    assert set(paired.loc[paired["method"] == "unet", "reference"]) == {"gaussian", "gaussian_local", "best_trivial"}
+    # it is a row to be compared with, but no trivial one: the best of those stays gaussian
+    assert set(paired.loc[paired["reference"] == "best_trivial", "reference_method"]) == {"gaussian"}
+
+
+def test_gains_over_both_references_are_tables_of_what_is_not_trivial(made):
+    text = (made / "main.md").read_text()
+    brats = text[text.index("## brats") : text.index("## openneuro")]
+    over = [set(table_rows(brats, f"**Gain over {name}**")) - {""} for name in ("the gaussian row", "gaussian\\_local")]
+    assert over[0] - over[1] == {"gaussian\\_local"} and over[1] < over[0]
+    assert "xdiff (mean)" in over[1] and "gaussian" not in over[0] | over[1]
+    paired = read_paired(made / "paired.tsv").query("reference == 'gaussian_local' and region == 'unseen' and method == 'unet'")
+    expected = paired.query("cohort == 'brats' and policy == 'uniform' and K == 1").iloc[0]
+    cell = table_rows(brats, "**Gain over gaussian\\_local**")["unet"][0]
+    assert cell == f"{expected['mean']:.2f} [{expected['lo']:.2f}, {expected['hi']:.2f}]"
+
+
+def test_without_the_local_correction_there_is_no_table_of_it(tmp_path):
+    path = write_metrics(
+        small_metrics({("gaussian", 1, "s"): 20.0, ("unet", 1, "s"): 21.0}, region="unseen"), tmp_path / "all.tsv"
+    )
+    main(["--metrics", str(path), "--out", str(tmp_path)])
+    assert (tmp_path / "main.md").read_text().count("**Gain over") == 1
+
+
+def test_tables_to_read_have_one_number_of_steps_and_main_tsv_has_all(tmp_path):
+    path = write_metrics(sweep_metrics(patients=3, steps=(1, 4, 16)), tmp_path / "all.tsv")
+    main(["--metrics", str(path), "--out", str(tmp_path)])
+    psnr = read_main(tmp_path / "main.tsv").query("metric == 'psnr' and estimate == 'sample'")
+    assert sorted(psnr["steps"].unique()) == [1, 4, 16]
+    assert set(read_paired(tmp_path / "paired.tsv").query("estimate == 'sample'")["steps"]) == {1, 4, 16}
+    text = (tmp_path / "main.md").read_text()
+    for heading in ("**PSNR in unseen**", "**Gain over the gaussian row**"):
+        assert set(table_rows(text, heading)) - {"", "gaussian"} == {"xdiff (mean)", "xdiff (sample, 16 steps)"}
+
+
+def test_a_number_of_steps_that_is_not_shown_is_not_the_best(tmp_path):
+    rows = [("gaussian", 20.0, 1), ("unet", 20.5, 1), ("xdiff", 22.0, 1), ("xdiff", 20.2, 16)]
+    estimates = {"xdiff": "sample"}
+    parts = [
+        small_metrics({(m, 1, s): db for s in "ab"}, region="unseen", steps=n, estimate=estimates.get(m, "mean"))
+        for m, db, n in rows
+    ]
+    main(["--metrics", str(write_metrics(pd.concat(parts), tmp_path / "all.tsv")), "--out", str(tmp_path)])
+    for heading in ("**PSNR in unseen**", "**Gain over the gaussian row**"):
+        found = {label: cells[0] for label, cells in table_rows((tmp_path / "main.md").read_text(), heading).items()}
+        assert found["unet"].startswith("**") and "xdiff (sample, 16 steps)" in found and len(found) <= 4
+
+
 def test_samples_of_the_gaussian_row_are_compared_but_never_the_reference():
     subjects = [f"s{i}" for i in range(6)]
     mean = small_metrics({(m, 1, s): db for s in subjects for m, db in (("gaussian", 20.0), ("xdiff", 21.0))})
@@ -171,7 +230,15 @@ def test_tables_without_the_headline_region_or_any_trivial_row(tmp_path):
 def test_tables_are_the_same_whatever_the_order_of_rows(made, tmp_path):
     shuffled = write_metrics(synthetic_metrics(patients=5).sample(frac=1, random_state=1), tmp_path / "all.tsv")
     main(["--metrics", str(shuffled), "--out", str(tmp_path), "--skipped", str(made / "skipped.tsv")])
-    for name in ("main.tsv", "paired.tsv", "main.md", "main.tex"):
+    for name in WRITTEN:
+        assert (tmp_path / name).read_text() == (made / name).read_text(), name
+
+
+def test_how_trainings_went_never_reaches_a_table(made, tmp_path):
+    trained = history_rows(write_history(tmp_path, training_checks(n=4), "ablation"))
+    path = write_metrics(pd.concat([synthetic_metrics(patients=5), trained]), tmp_path / "all.tsv")
+    main(["--metrics", str(path), "--out", str(tmp_path), "--skipped", str(made / "skipped.tsv")])
+    for name in WRITTEN:
         assert (tmp_path / name).read_text() == (made / name).read_text(), name
 
 

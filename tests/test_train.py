@@ -68,6 +68,26 @@ def test_resources_of_the_entry_do_not_change_the_weights(field: Prepared, tmp_p
     assert files_of(tmp_path / "probe") == before
 
 
+@pytest.mark.parametrize("kind", ["plain", "iterates"])
+def test_the_history_of_a_training_stands_beside_its_weights(field: Prepared, tmp_path: Path, kind: str) -> None:
+    entry = MethodEntry("probe_methods", {"kind": kind})
+    train("probe", entry, field.store, field.split, tmp_path / "probe")
+    history = tmp_path / "probe/history.jsonl"
+    left = list((tmp_path / "probe.checkpoints").glob("*/history.jsonl"))
+    assert len(left) == (kind == "iterates") and history.read_text() == "".join(path.read_text() for path in left)
+    history.unlink()
+    probe_methods.TRAININGS.clear()
+    train("probe", entry, field.store, field.split, tmp_path / "probe")
+    assert len(probe_methods.TRAININGS) == 1 and history.exists()
+
+
+def test_an_old_history_never_stands_beside_new_weights(field: Prepared, tmp_path: Path) -> None:
+    train("probe", MethodEntry("probe_methods", {"kind": "iterates"}), field.store, field.split, tmp_path / "probe")
+    assert (tmp_path / "probe/history.jsonl").read_text()
+    train("probe", PROBE, field.store, field.split, tmp_path / "probe")
+    assert (tmp_path / "probe/history.jsonl").read_text() == ""
+
+
 def flip_last_byte(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1

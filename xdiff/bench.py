@@ -3,7 +3,7 @@
     python -m xdiff.bench workflow/presets/real-brains-48.yaml --data-root DIR --out results --budget 9
 
 Same functions, same folders and same resume keys as the workflow, so that either can go on where the other stopped.
-With --budget it stops cleanly after that many minutes, between two jobs; the same command goes on.
+With --budget it stops cleanly after that many minutes, between two jobs or two steps of a training; the same command goes on.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from xdiff.budget import OutOfTime, time_budget, time_left_s
 from xdiff.config import EMBEDDED, Config, Job, jobs, load_config, raw_folder
 from xdiff.data.__main__ import generate, split
 from xdiff.data.preprocess import preprocess
@@ -27,7 +28,7 @@ from xdiff.metrics.__main__ import collect
 from xdiff.metrics.evaluate import evaluate
 from xdiff.metrics.panel import build_panels
 from xdiff.sample import sample
-from xdiff.train import train
+from xdiff.train import HISTORY, train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -90,7 +91,9 @@ def _folder(job: Job, base: Path) -> Path:
 
 
 def _collect(grid_jobs: list[Job], out: Path) -> None:
-    collect([_folder(job, out / "metrics") / "1-of-1.tsv" for job in grid_jobs], out / "metrics" / "all.tsv")
+    models = sorted({(j.trained_on, j.grid, j.method) for j in grid_jobs})
+    histories = [out.joinpath("models", *model) / HISTORY for model in models]
+    collect([_folder(job, out / "metrics") / "1-of-1.tsv" for job in grid_jobs], out / "metrics" / "all.tsv", histories)
     skipped = [pd.read_csv(_folder(job, out / "samples") / "skipped-1-of-1.tsv", sep="\t", dtype=str) for job in grid_jobs]
     pd.concat(skipped).to_csv(out / "metrics" / "skipped.tsv", sep="\t", index=False)
     build_panels([_folder(job, out / "samples") / "manifest-1-of-1.tsv" for job in grid_jobs], out / "metrics" / "panel.npz")
@@ -100,14 +103,18 @@ def run(config: Config, out: Path, data_root: Path | None, budget_min: float) ->
     """Do the tasks; False where the budget ended before they did. What is finished is not done again."""
     if config.run.shards != 1:
         raise InputError("run.shards", config.run.shards, "1: bench is one process")
-    started = time.perf_counter()
-    for task in tasks(config, out, data_root):
-        if (time.perf_counter() - started) / 60 > budget_min:
-            print(f"bench: budget of {budget_min:g} min spent before {task.name!r}; the same command goes on")
-            return False
-        start = time.perf_counter()
-        task.call()
-        print(f"bench: {time.perf_counter() - start:8.1f} s  {task.name}", flush=True)
+    with time_budget(budget_min):
+        for task in tasks(config, out, data_root):
+            if time_left_s() <= 0:
+                print(f"bench: budget of {budget_min:g} min spent before {task.name!r}; the same command goes on")
+                return False
+            start = time.perf_counter()
+            try:
+                task.call()
+            except OutOfTime as stop:
+                print(f"bench: budget of {budget_min:g} min spent in {task.name!r} at {stop}; the same command goes on")
+                return False
+            print(f"bench: {time.perf_counter() - start:8.1f} s  {task.name}", flush=True)
     return True
 
 
@@ -117,7 +124,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--config", type=Path, default=REPOSITORY / "config.yaml", help="the configuration they overlay")
     parser.add_argument("--data-root", type=Path, help="folder of the raw cohorts (else data_root, XDIFF_DATA_ROOT, `data`)")
     parser.add_argument("--out", type=Path, default=Path("results"))
-    parser.add_argument("--budget", type=float, default=float("inf"), metavar="MINUTES", help="start no task after this long")
+    budget = "start no task after this long, and stop a training at its next step"
+    parser.add_argument("--budget", type=float, default=float("inf"), metavar="MINUTES", help=budget)
     args = parser.parse_args(argv)
     run(load_config([args.config, *args.preset]), args.out, args.data_root, args.budget)
 

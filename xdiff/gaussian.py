@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy import linalg
 
 from xdiff.observation import Observation
 from xdiff.planes import Plane, along, cut, distance_mm, evidence, project
@@ -41,7 +42,7 @@ class LinearGaussian:
     lambdas: np.ndarray = field(default_factory=lambda: np.full((3, len(FIT_K)), 0.05))
     lengths_mm: np.ndarray = field(default_factory=lambda: np.full((3, len(FIT_K)), 12.0))
     inflation: np.ndarray = field(default_factory=lambda: np.ones((3, len(FIT_K))))
-    subjects: tuple[str, ...] = ()  # whose volumes the first half of `rows` are, where known
+    patients: tuple[str, ...] = ()  # whose volumes the first half of `rows` are; empty: all different
 
     def __post_init__(self) -> None:
         self._grams: dict[int, np.ndarray] = {}
@@ -94,8 +95,20 @@ class LinearGaussian:
         return total
 
     def weights(self, gram: np.ndarray, inner: np.ndarray, ridge: float, keep: np.ndarray | None = None) -> np.ndarray:
-        """w (M,), the weights of the training volumes; rows outside `keep` get 0 (leave-out)."""
-        return self.weights_for(gram, inner, np.array([ridge]), keep)[0]
+        """w (M,), the weights of the training volumes; rows outside `keep` get 0 (leave-out). As `weights_for` of one lambda, by
+        one factorisation: a training asks for it at every draw. Where the training volumes do not differ: their mean."""
+        keep = np.arange(self.n_rows) if keep is None else keep
+        p, right = gram[np.ix_(keep, keep)], inner[keep]
+        right = right - p.mean(1)
+        centred, weights = _centre(p), np.zeros(self.n_rows)
+        if np.trace(centred) <= 1e-9 * np.trace(p):
+            weights[keep] = 1 / len(keep)
+            return weights
+        centred[np.diag_indices_from(centred)] += ridge * np.trace(centred) / len(keep)
+        # "sym": the Gram matrices are sums of float32 products, indefinite by rounding where lambda is small
+        solved = linalg.solve(centred, right - right.mean(), assume_a="sym", overwrite_a=True)
+        weights[keep] = 1 / len(keep) + solved - solved.mean()
+        return weights
 
     def weights_for(self, gram: np.ndarray, inner: np.ndarray, ridges: np.ndarray, keep: np.ndarray | None = None) -> np.ndarray:
         """w (R, M) for R values of lambda, in units of the mean eigenvalue of the centred Gram matrix."""
@@ -123,9 +136,14 @@ class LinearGaussian:
 
     def estimate(self, observation: Observation, keep: np.ndarray | None = None) -> np.ndarray:
         """G (C, X, Y, Z) float32 with the residual spread and the given sections exact."""
+        return self.estimate_parts(observation, keep)[0]
+
+    def estimate_parts(self, observation: Observation, keep: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """G, and its part that does not come from the training volumes: what the ridge left at the given sections, spread."""
         ridge, length, _ = self.hyper(observation.planes)
-        weights = self.weights(self.gram(observation.planes), self.inner(observation), ridge, keep)
-        return spread_residual(self.combine(weights), observation, length)
+        combined = self.combine(self.weights(self.gram(observation.planes), self.inner(observation), ridge, keep))
+        estimate = spread_residual(combined, observation, length)
+        return estimate, estimate - combined
 
     def full_gram(self) -> np.ndarray:
         """Gram matrix (M, M) of the whole volumes."""
@@ -134,9 +152,10 @@ class LinearGaussian:
         return self._full
 
     def without(self, row: int) -> np.ndarray:
-        """All rows but this volume and its mirror image."""
+        """All rows but this patient's: the volume, its mirror image, and what other visits there are."""
         half = self.n_rows // 2
-        return np.array([r for r in range(self.n_rows) if r % half != row % half])
+        patients = self.patients or range(half)
+        return np.array([r for r in range(self.n_rows) if patients[r % half] != patients[row % half]])
 
     def loo_weights(self) -> np.ndarray:
         """W (M, M): row i rebuilds volume i from all others, every voxel given."""

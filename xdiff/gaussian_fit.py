@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xdiff.data.split import Split, rank
+from xdiff.data.split import Split, patient_of, rank
 from xdiff.data.store import Store
 from xdiff.gaussian import FIT_K, LinearGaussian, Posterior, kriging_weights, spread_residual
-from xdiff.observation import NotEnoughSections, Observation, Point, choose_planes, leaves_enough_unseen, observe
+from xdiff.observation import NotEnoughSections, Point, choose_planes, leaves_enough_unseen, observe
 from xdiff.planes import AXIS_NAMES, Plane, stack
 
 LAMBDAS = np.geomspace(1e-5, 10.0, 25)
@@ -46,7 +46,7 @@ def fit(store: Store, split: Split, max_volumes: int = 400, n_checked: int = 8) 
     here, and on their own at test: a difference of a few per cent that the choice does not see.
     """
     rows, subjects = training_rows(store, split.side("train"), max_volumes)
-    model = LinearGaussian(rows, subjects=tuple(subjects))
+    model = LinearGaussian(rows, patients=tuple(patient_of(s) for s in subjects))
     for axis in range(3):
         for j, k in enumerate(FIT_K):
             _fit_point(model, store, subjects, axis, j, k, n_checked)
@@ -129,11 +129,6 @@ def _ridge_errors(model: LinearGaussian, row: int, planes: list[Plane]) -> np.nd
     unseen = model.full_gram() - gram
     quadratic = np.einsum("rm,mn,rn->r", weights, unseen, weights)
     return quadratic - 2 * weights @ unseen[row] + unseen[row, row]
-
-
-def leave_one_out(model: LinearGaussian, row: int, observation: Observation) -> np.ndarray:
-    """G (C, X, Y, Z) of a training volume without it and its mirror image: what a network may be shown in training."""
-    return model.estimate(observation, model.without(row))
 
 
 def to_tensors(model: LinearGaussian) -> dict[str, np.ndarray]:

@@ -12,15 +12,16 @@ import numpy as np
 import pandas as pd
 
 from xdiff.markup import DASH, Cell, Table
-from xdiff.stats import ROW
+from xdiff.stats import ROW, one_step_count, rows_among
 
 TRIVIAL = ["zeros", "mean_template", "nearest", "linear", "cubic", "retrieval", "gaussian"]
-METHODS = [*TRIVIAL, "unet", "unet2d", "mednerf", "tpdm", "score", "flow3d", "xdiff_paper", "xdiff", "truth"]
+METHODS = [*TRIVIAL, "gaussian_local", "unet", "unet2d", "mednerf", "tpdm", "score", "flow3d", "xdiff_paper", "xdiff", "truth"]
 REGION_NOTES = {
     "unseen": "squared error over all non-given voxels per non-given foreground voxel (the headline)",
     "unseen_masked": "non-given foreground voxels only",
     "grid": "whole array, given slices and background included",
 }
+GAIN_OVER = {"gaussian": "the gaussian row", "gaussian_local": "gaussian_local"}  # reference in paired.tsv: its name in titles
 _WIDEST = 8  # columns of numbers that still fit a page
 
 
@@ -118,20 +119,22 @@ def families(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def layout(numbers: pd.DataFrame, paired: pd.DataFrame) -> list[tuple[str, list[Table]]]:
-    """The tables to read, by family: PSNR against K in three regions, the gain over gaussian, the other settings.
+    """The tables to read, by family: PSNR against K in three regions, gains over two references, the other settings.
 
-    `numbers` and `paired`: as in main.tsv and paired.tsv. Returns [(title of the family, its tables)].
+    `numbers` and `paired`: as in main.tsv and paired.tsv, of which every estimate keeps one number of steps.
+    Returns [(title of the family, its tables)].
     """
+    numbers = one_step_count(numbers)
     labels = row_labels(numbers)
     psnr = numbers[numbers["metric"] == "psnr"]
-    pairs = dict(families(paired))
+    pairs = dict(families(rows_among(paired, numbers, ["trained_on", "cohort", "grid", *ROW])))
     out = []
     for title, family in families(psnr):
         base = base_setting(family)
         present = [region for region in REGION_NOTES if region in set(family["region"])]
         tables = [main_table(family, region, base, labels) for region in present]
-        gain = gain_table(pairs[title], base, labels) if title in pairs else None
-        out.append((title, [*tables, *([gain] if gain else []), *setting_tables(family, base, labels)]))
+        gains = [gain_table(pairs[title], base, labels, name) for name in GAIN_OVER] if title in pairs else []
+        out.append((title, [*tables, *filter(None, gains), *setting_tables(family, base, labels)]))
     return out
 
 
@@ -160,12 +163,12 @@ def main_table(family: pd.DataFrame, region: str, base: Setting, labels: dict) -
     return Table(f"PSNR in {region}", caption, (*columns, ("", "s / volume")), body)
 
 
-def gain_table(paired: pd.DataFrame, base: Setting, labels: dict) -> Table | None:
-    """What every method that is not trivial gains on the gaussian row in `unseen`; None where there is no such pair.
+def gain_table(paired: pd.DataFrame, base: Setting, labels: dict, reference: str = "gaussian") -> Table | None:
+    """What every method that is not trivial gains on a reference in `unseen`; None where there is no such pair.
 
-    `paired`: the rows of paired.tsv of one family.
+    `paired`: the rows of paired.tsv of one family; `reference`: one of GAIN_OVER.
     """
-    wanted = (paired["reference"] == "gaussian") & (paired["region"] == "unseen") & ~paired["method"].isin(TRIVIAL)
+    wanted = (paired["reference"] == reference) & (paired["region"] == "unseen") & ~paired["method"].isin(TRIVIAL)
     here = paired[wanted & in_setting(paired, base)]
     if here.empty:
         return None
@@ -173,11 +176,11 @@ def gain_table(paired: pd.DataFrame, base: Setting, labels: dict) -> Table | Non
     present = [key for key in labels if key in set(map(tuple, here[ROW].to_numpy()))]
     cells = zip(*[_column(part, present, 2, interval=True) for part in columns.values()], strict=True)
     caption = (
-        f"PSNR in unseen minus that of the gaussian row (dB), paired over {span(here['n'])} test patients, with the "
+        f"PSNR in unseen minus that of {GAIN_OVER[reference]} (dB), paired over {span(here['n'])} test patients, with the "
         f"95 % bootstrap interval; {base}. Wilcoxon p values are in paired.tsv."
     )
     body = tuple((labels[k], c) for k, c in zip(present, cells, strict=True))
-    return Table("Gain over the gaussian row", caption, tuple(columns), body)
+    return Table(f"Gain over {GAIN_OVER[reference]}", caption, tuple(columns), body)
 
 
 def setting_tables(family: pd.DataFrame, base: Setting, labels: dict) -> list[Table]:

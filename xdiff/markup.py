@@ -99,7 +99,7 @@ def _latex_headings(table: Table) -> list[str]:
     headings, rules, at = [], [], 2
     for name, span in table.groups():
         headings.append(rf"\multicolumn{{{span}}}{{c}}{{{latex_escape(name)}}}")
-        rules.append(rf"\cmidrule(lr){{{at}-{at + span - 1}}}")
+        rules += [rf"\cmidrule(lr){{{at}-{at + span - 1}}}"] if name else []
         at += span
     return [" & ".join(["", *headings]) + r" \\", "".join(rules)] if headings else []
 
@@ -114,7 +114,8 @@ def _latex_cell(cell: Cell) -> str:
 
 def to_html(table: Table) -> str:
     """The table as an HTML figure; class `sortable`, with every cell's number in `data-v` for the page's script."""
-    top = "".join(f'<th colspan="{span}">{html.escape(name)}</th>' for name, span in table.groups())
+    tags = [("th" if name else "td", name, span) for name, span in table.groups()]  # no rule under no heading
+    top = "".join(f'<{tag} colspan="{span}">{html.escape(name)}</{tag}>' for tag, name, span in tags)
     top = f'<tr class="groups"><td></td>{top}</tr>' if top else ""
     names = "".join(f'<th class="key">{html.escape(name)}</th>' for _, name in table.columns)
     rows = "".join(

@@ -11,7 +11,7 @@ import numpy as np
 
 from xdiff.config import Sweep
 from xdiff.errors import InputError
-from xdiff.planes import AXES, AnyPlane, Plane, cut, distance_mm, evidence, per_section
+from xdiff.planes import AXES, AnyPlane, Plane, along, cut, distance_mm, evidence, linear_weights, per_section
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,18 @@ class Observation:
     def mask(self) -> np.ndarray:
         """M, (X, Y, Z) bool: voxels that a given section covers."""
         return self._evidence[1]
+
+    @cached_property
+    def interpolated(self) -> np.ndarray:
+        """Linear interpolation along the axis of the given sections (C, X, Y, Z) float32; 0 where they have no common axis."""
+        axes = {p.axis if isinstance(p, Plane) else None for p in self.planes}
+        if len(axes) != 1 or None in axes:
+            return np.zeros((len(self.contrasts), *self.shape), dtype=np.float32)
+        axis = axes.pop()
+        order = np.argsort([p.index for p in self.planes])
+        stacked = np.stack([self.sections[i] for i in order])
+        weights = linear_weights([self.planes[i].index for i in order], self.shape[axis])
+        return np.moveaxis(np.tensordot(weights, stacked, axes=1), 0, axis + 1)
 
     @cached_property
     def distance_mm(self) -> np.ndarray:
@@ -176,6 +188,13 @@ def leaves_enough_unseen(planes: Sequence[Plane], foreground: np.ndarray) -> boo
     rows = np.flatnonzero(per_section(foreground, axis))
     seen = {r for plane in planes for r, _ in plane.profile(foreground.shape[axis])}
     return len(set(rows.tolist()) - seen) >= len(rows) / 4
+
+
+def well_filled(foreground: np.ndarray, axis: int, share: float = 0.2) -> np.ndarray:
+    """The foreground without the sections that hold little of it: the intensity scale of a slice that only grazes the head
+    means nothing, and a residual divided by it would outweigh a thousand others."""
+    area = per_section(foreground, axis)
+    return foreground & along(area >= share * area.max(), axis)
 
 
 def gap_mm(planes: Sequence[Plane], spacing_mm: Sequence[float]) -> float:

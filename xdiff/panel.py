@@ -109,7 +109,7 @@ def panel_figure(panel: Panel, width_in: float) -> Figure:
 
 def _title(name: str) -> str:
     """A method's label broken into lines that fit over a narrow column."""
-    return name.replace("_", " ").replace(" (", "\n(").replace(", ", ",\n")
+    return name.replace("_", "\n").replace(" (", "\n(").replace(", ", ",\n")
 
 
 def _image(ax: Axes, image: np.ndarray, cmap: str, limit: float) -> AxesImage:

@@ -180,6 +180,12 @@ def distance_mm(planes: Sequence[AnyPlane], shape: Sequence[int], spacing_mm: Se
     return result.astype(np.float32)
 
 
+def linear_weights(indices: Sequence[int], length: int) -> np.ndarray:
+    """Weights (length, K) float32 of sections at sorted `indices` in linear interpolation; beyond the outermost, these alone."""
+    rows = np.arange(length)
+    return np.stack([np.interp(rows, indices, one) for one in np.eye(len(indices))], axis=1).astype(np.float32)
+
+
 def project(volume: np.ndarray, sections: Sequence[np.ndarray], planes: Sequence[AnyPlane]) -> np.ndarray:
     """Nearest volume to `volume` (C, X, Y, Z) that agrees with the data, V + A^+ (y - A V).
 

@@ -3,8 +3,9 @@
     python -m xdiff.reference --results results --name real-brains-2mm --command "snakemake --cores 2 ..." --config P [P ...]
 
 Kept per subject: PSNR in `unseen_masked` of every point; more regions and metrics of the base point (axial, uniform,
-thinnest), and its error against distance at K = 1 and 5 in the centred frame; panels of models trained on the cohort itself,
-centred; figures as PNG. What is left out can be made again by the command in provenance.json.
+thinnest), and its error against distance at K = 1 and 5 in the centred frame; there too the band variances of samples and the
+MAE of their method's mean, for the posterior checks and the figure of steps; how trainings went; panels of models trained on
+the cohort itself, centred; figures as PNG. What is left out can be made again by the command in provenance.json.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ import pandas as pd
 from xdiff import figures, tables
 from xdiff.config import load_config
 from xdiff.errors import InputError
+from xdiff.posterior_checks import check_rows
 from xdiff.report import read_ledger
+from xdiff.stats import is_history
 
 PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "scikit-image", "torch", "monai", "snakemake")
 CURVE_K = ("1", "5")
@@ -35,14 +38,16 @@ KEPT_METRICS = ("psnr", "ssim", "crps", "coverage_90", "sharpness", "spectral_co
 
 def shorten(metrics: pd.DataFrame) -> pd.DataFrame:
     """The rows of all.tsv that a reference keeps, as text, without what policy, K and the timing rows say already."""
+    told = is_history(metrics)
     thickness = metrics["thickness_mm"].astype(float)
-    base = (metrics["axis"] == "axial") & (metrics["policy"] == "uniform") & (thickness == thickness.min())
+    base = (metrics["axis"] == "axial") & (metrics["policy"] == "uniform") & (thickness == thickness[~told].min()) & ~told
     curve = metrics["x_name"] != ""
     everywhere = (metrics["metric"] == "psnr") & (metrics["region"] == "unseen_masked") & ~curve
     scalars = base & ~curve & metrics["metric"].isin(KEPT_METRICS) & metrics["region"].isin(KEPT_REGIONS)
     curves = base & (metrics["x_name"] == "distance_mm") & metrics["K"].isin(CURVE_K)
     coarse_ssim = (metrics["metric"] == "ssim") & (metrics["region"] == "grid")
-    kept = metrics[everywhere | (scalars & ~coarse_ssim) | (curves & (metrics["frame"] == "centred"))].copy()
+    checked = base & (metrics["region"] == "unseen_masked") & check_rows(metrics)
+    kept = metrics[told | everywhere | (scalars & ~coarse_ssim) | (curves & (metrics["frame"] == "centred")) | checked].copy()
     kept["indices"] = ""
     # a time needs its device and a cost its weights; on the other rows they would be a third of the file
     kept.loc[~kept["metric"].isin(["seconds", "evaluations"]), ["device", "weights"]] = ""

@@ -17,9 +17,8 @@ from pathlib import Path
 import pandas as pd
 
 from xdiff.errors import InputError
-from xdiff.layout import layout
 from xdiff.markup import to_html
-from xdiff.tables import read_main, read_paired
+from xdiff.tables import read_main, read_paired, read_posterior, sections
 
 _STYLE = """
 :root { --ink: #1b1b1b; --faint: #666; --rule: #d9d9d9; --band: #f6f6f4; --accent: #b34a00; }
@@ -116,8 +115,8 @@ def ledger_text(ledger: pd.DataFrame) -> str:
 def page(tables: Path, figures: Path, benchmarks: Path | None, title: str) -> str:
     """The whole page as one string of HTML without any reference to another file."""
     numbers = read_main(tables / "main.tsv")
-    sections = layout(numbers, read_paired(tables / "paired.tsv"))
-    parts = [("figures", "Figures", _figures(figures)), ("tables", "Tables", _tables(sections))]
+    families = sections(numbers, read_paired(tables / "paired.tsv"), read_posterior(tables / "posterior.tsv"))
+    parts = [("figures", "Figures", _figures(figures)), ("tables", "Tables", _tables(families))]
     parts += [("ledger", "What it cost", _ledger(benchmarks))] if benchmarks else []
     parts += [("provenance", "Where the numbers come from", _provenance(numbers))]
     links = "".join(f'<a href="#{key}">{html.escape(name)}</a>' for key, name, _ in parts)
@@ -143,9 +142,9 @@ def _figures(folder: Path) -> str:
     return "".join(out)
 
 
-def _tables(sections: list) -> str:
+def _tables(families: list) -> str:
     note = "<p>A click on a heading sorts by that column; a second click turns the order round.</p>\n"
-    return note + "".join(f"<h3>{html.escape(title)}</h3>\n{''.join(map(to_html, own))}" for title, own in sections)
+    return note + "".join(f"<h3>{html.escape(title)}</h3>\n{''.join(map(to_html, own))}" for title, own in families)
 
 
 def _ledger(folder: Path) -> str:
@@ -175,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the page, or print the ledger."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ledger", type=Path, help="print what every rule took, from this folder of benchmarks, and stop")
-    parser.add_argument("--tables", type=Path, help="folder with main.tsv and paired.tsv")
+    parser.add_argument("--tables", type=Path, help="folder with main.tsv, paired.tsv and posterior.tsv")
     parser.add_argument("--figures", type=Path, help="folder with captions.json and the PNG files")
     parser.add_argument("--out", type=Path, help="the page to write, such as results/report/index.html")
     parser.add_argument("--benchmarks", type=Path, help="Snakemake's benchmarks, for the ledger on the page")

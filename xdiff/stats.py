@@ -100,6 +100,29 @@ def is_curve(metrics: pd.DataFrame) -> pd.Series:
     return metrics["x_name"] != ""
 
 
+def is_history(metrics: pd.DataFrame) -> pd.Series:
+    """True for the rows that tell how a training went, on validation and training subjects; shape (rows,)."""
+    return metrics["metric"].str.startswith("history_")
+
+
+def one_step_count(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of the rows of an estimate drawn with several numbers of steps, those with one: asked at most points, then the largest.
+
+    `rows`: any table with the columns POINT and ROW. A sweep over steps has a figure of its own; in other figures and tables
+    its lines would bury the methods that are compared.
+    """
+    family = ["trained_on", "cohort", "grid", "method", "estimate"]
+    asked = rows[[*POINT, *ROW]].drop_duplicates().groupby([*family, "steps"]).size().rename("points").reset_index()
+    kept = asked.sort_values(["points", "steps"]).drop_duplicates(family, keep="last")
+    return rows_among(rows, kept, [*family, "steps"])
+
+
+def rows_among(rows: pd.DataFrame, kept: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """The rows whose `keys` are together in `kept` too."""
+    keys = list(keys)
+    return rows[pd.MultiIndex.from_frame(rows[keys]).isin(pd.MultiIndex.from_frame(kept[keys]))]
+
+
 def patient_values(metrics: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """One value per patient and group: columns `keys`, patient, value, volumes (visits behind the value).
 
@@ -179,6 +202,34 @@ def paired_difference(a: pd.Series, b: pd.Series, n_boot: int = 2000, seed: int 
     mean, lo, hi = _intervals(difference[None], n_boot, seed)[0]
     p = float(wilcoxon(difference).pvalue) if np.any(difference != 0) else 1.0
     return PairedDifference(float(mean), float(lo), float(hi), p, len(difference))
+
+
+class PairedRatio(NamedTuple):
+    """Mean of a over the mean of b, over the patients in both; its 95 % bootstrap interval; patients."""
+
+    ratio: float
+    lo: float
+    hi: float
+    n: int
+
+
+def paired_ratio(a: pd.Series, b: pd.Series, n_boot: int = 2000, seed: int = 0) -> PairedRatio:
+    """Ratio of two means over the patients that both have; `a`, `b` >= 0: values indexed by patient (visits are averaged).
+
+    A patient is drawn with both its values. NaN where b is 0 in all patients; the interval is NaN where it is 0 in one, where
+    a value is infinite, or of fewer than two patients. Raises ValueError when no patient is in both.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), section 10.3 (a ratio of means).
+    """
+    both = pd.concat({"a": _by_patient(a), "b": _by_patient(b)}, axis=1, join="inner").sort_index()
+    if both.empty:
+        raise ValueError(f"no patient in both: {len(a)} and {len(b)} values")
+    above, below = both["a"].to_numpy(), both["b"].to_numpy()
+    ratio = above.mean() / below.mean() if below.any() else np.nan
+    if len(both) < 2 or not (np.isfinite(above).all() and np.isfinite(below).all() and below.all()):
+        return PairedRatio(float(ratio), np.nan, np.nan, len(both))
+    weights = _resampling_weights(len(both), n_boot, seed)
+    lo, hi = np.quantile((weights @ above) / (weights @ below), [0.025, 0.975])
+    return PairedRatio(float(ratio), float(lo), float(hi), len(both))
 
 
 def _by_patient(values: pd.Series) -> pd.Series:

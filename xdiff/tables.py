@@ -1,4 +1,6 @@
-"""The paper's tables from results/metrics/all.tsv: main.tsv (every number), main.md and main.tex (to read), paired.tsv.
+"""The paper's tables from results/metrics/all.tsv: main.tsv, paired.tsv and posterior.tsv (every number), main.md and main.tex.
+
+main.md and main.tex are to read: one number of steps per estimate, but for the posterior checks, which show all.
 
 `python -m xdiff.tables --metrics results/metrics/all.tsv --out results/tables [--skipped results/metrics/skipped.tsv]`
 """
@@ -12,14 +14,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from xdiff import posterior_checks
 from xdiff.errors import InputError
-from xdiff.layout import is_reference, layout, method_rank
+from xdiff.layout import GAIN_OVER, is_reference, layout, method_rank
 from xdiff.markup import Cell, Table, to_latex, to_markdown
 from xdiff.stats import MEASURE, POINT, ROW, is_curve, paired_difference, patient_values, read_metrics, summarise
 
 MAIN_COLUMNS = [*POINT[:-1], *ROW, *MEASURE, "K", "mean", "lo", "hi", "n", "volumes", "seconds", "evaluations"]
 MAIN_COLUMNS += ["device", "split"]
-_NUMBERS = ["thickness_mm", "steps", "K", "mean", "lo", "hi", "p", "n", "volumes", "seconds", "evaluations"]
+_NUMBERS = ["thickness_mm", "steps", "K", "mean", "lo", "hi", "p", "n", "draws", "volumes", "seconds", "evaluations"]
 PAIRED_COLUMNS = [*POINT, "region", *ROW, "reference", "reference_method", "mean", "lo", "hi", "p", "n"]
 
 
@@ -55,6 +58,11 @@ def read_paired(path: Path | str) -> pd.DataFrame:
     return _read(path, PAIRED_COLUMNS)
 
 
+def read_posterior(path: Path | str) -> pd.DataFrame:
+    """posterior.tsv as posterior_checks.check_numbers returned it."""
+    return _read(path, posterior_checks.COLUMNS)
+
+
 def _read(path: Path | str, columns: list[str]) -> pd.DataFrame:
     table = pd.read_csv(path, sep="\t", dtype={c: str for c in columns if c not in _NUMBERS})
     missing = [c for c in columns if c not in table.columns]
@@ -64,30 +72,37 @@ def _read(path: Path | str, columns: list[str]) -> pd.DataFrame:
 
 
 def paired_numbers(metrics: pd.DataFrame) -> pd.DataFrame:
-    """PSNR of every row minus the gaussian row and minus the best trivial row, patient by patient, at every point.
+    """PSNR of every row minus that of the references that are there, patient by patient, at every point.
 
-    Columns: the point, region, method, estimate, steps, reference (gaussian | best_trivial), reference_method, mean,
-    lo, hi (dB), p (Wilcoxon signed rank, two-sided, not corrected for the number of rows), n. References are means, never
-    samples. The best trivial row has the highest mean on these very patients, which favours it, never the method.
+    Columns: the point, region, method, estimate, steps, reference (gaussian | gaussian_local | best_trivial),
+    reference_method, mean, lo, hi (dB), p (Wilcoxon signed rank, two-sided, not corrected for the number of rows), n.
+    References are means, never samples. The best trivial row has the highest mean on these very patients, which favours it,
+    never the method.
     """
     wanted = metrics["region"].isin(["unseen", "unseen_masked"]) & (metrics["metric"] == "psnr") & ~is_curve(metrics)
     values = patient_values(metrics[wanted & (metrics["method"] != "truth")], [*POINT, *ROW, "region"])
     rows = []
     for point, here in values.groupby([*POINT, "region"]):
+        references = {name: name for name in GAIN_OVER}
         trivial = here[is_reference(here)]
-        if trivial.empty:
-            continue
-        best = trivial.groupby("method")["value"].mean().idxmax()
-        for name, reference in (("gaussian", "gaussian"), ("best_trivial", best)):
-            floor = trivial[trivial["method"] == reference].set_index("patient")["value"]
-            others = here[~(is_reference(here) & (here["method"] == reference))] if len(floor) else here.iloc[:0]
-            for row, own in others.groupby(ROW):
+        if len(trivial):
+            references["best_trivial"] = trivial.groupby("method")["value"].mean().idxmax()
+        for name, reference in references.items():
+            itself = (here["method"] == reference) & (here["estimate"] == "mean")
+            floor = here[itself].set_index("patient")["value"]
+            for row, own in here[~itself].groupby(ROW) if len(floor) else ():
                 difference = paired_difference(own.set_index("patient")["value"], floor)
                 rows.append((*point, *row, name, reference, *difference))
     table = pd.DataFrame(rows, columns=PAIRED_COLUMNS)
     order = table["method"].map(method_rank)
     by = [*POINT, "region", "reference", "order", *ROW]
     return table.assign(order=order).sort_values(by, ignore_index=True)[PAIRED_COLUMNS]
+
+
+def sections(numbers: pd.DataFrame, paired: pd.DataFrame, checks: pd.DataFrame) -> list[tuple[str, list[Table]]]:
+    """All tables to read, by family, from what main.tsv, paired.tsv and posterior.tsv hold."""
+    found = posterior_checks.tables(checks)
+    return [(title, [*own, *found.get(title, [])]) for title, own in layout(numbers, paired)]
 
 
 def skipped_table(path: Path | str) -> Table | None:
@@ -106,24 +121,23 @@ def skipped_table(path: Path | str) -> Table | None:
     return Table("Points left out", "Listed, never shrunk to a K that fits.", columns, rows)
 
 
-def markdown(sections: list[tuple[str, list[Table]]]) -> str:
+def markdown(parts: list[tuple[str, list[Table]]]) -> str:
     """main.md: one heading per family, one Markdown table per Table."""
-    parts = [f"## {title}\n\n" + "\n".join(map(to_markdown, tables)) for title, tables in sections]
-    return "# Results\n\n" + "\n".join(parts)
+    return "# Results\n\n" + "\n".join(f"## {title}\n\n" + "\n".join(map(to_markdown, tables)) for title, tables in parts)
 
 
-def latex(sections: list[tuple[str, list[Table]]]) -> str:
+def latex(parts: list[tuple[str, list[Table]]]) -> str:
     """main.tex: floats to \\input into a paper whose preamble has \\usepackage{booktabs}."""
-    parts = ["% Made by python -m xdiff.tables for a text 17 cm wide; the preamble needs \\usepackage{booktabs}"]
-    for i, (title, tables) in enumerate(sections):
-        parts += [f"% {title}"]
+    lines = ["% Made by python -m xdiff.tables for a text 17 cm wide; the preamble needs \\usepackage{booktabs}"]
+    for i, (title, tables) in enumerate(parts):
+        lines += [f"% {title}"]
         named = (Table(f"{title}: {t.title}", t.caption, t.columns, t.rows) for t in tables)
-        parts += [to_latex(table, f"tab:{i}-{j}") for j, table in enumerate(named)]
-    return "\n".join(parts)
+        lines += [to_latex(table, f"tab:{i}-{j}") for j, table in enumerate(named)]
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write main.tsv, main.md, main.tex and paired.tsv into the folder `--out`."""
+    """Write main.tsv, paired.tsv, posterior.tsv, main.md and main.tex into the folder `--out`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--metrics", type=Path, required=True, help="results/metrics/all.tsv")
     parser.add_argument("--out", type=Path, required=True, help="folder of the tables")
@@ -131,15 +145,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     metrics = read_metrics(args.metrics)
     args.out.mkdir(parents=True, exist_ok=True)
-    numbers = main_numbers(metrics)
-    numbers.to_csv(args.out / "main.tsv", sep="\t", index=False, float_format="%.6g")
-    paired = paired_numbers(metrics)
-    paired.to_csv(args.out / "paired.tsv", sep="\t", index=False, float_format="%.6g")
-    sections = layout(numbers, paired)
+    found = {"main": main_numbers(metrics), "paired": paired_numbers(metrics)}
+    found["posterior"] = posterior_checks.check_numbers(metrics)
+    for name, table in found.items():
+        table.to_csv(args.out / f"{name}.tsv", sep="\t", index=False, float_format="%.6g")
+    parts = sections(*found.values())
     left_out = skipped_table(args.skipped) if args.skipped else None
-    sections += [("Left out", [left_out])] if left_out else []
-    (args.out / "main.md").write_text(markdown(sections), encoding="utf-8")
-    (args.out / "main.tex").write_text(latex(sections), encoding="utf-8")
+    parts += [("Left out", [left_out])] if left_out else []
+    (args.out / "main.md").write_text(markdown(parts), encoding="utf-8")
+    (args.out / "main.tex").write_text(latex(parts), encoding="utf-8")
 
 
 if __name__ == "__main__":

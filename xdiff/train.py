@@ -3,6 +3,7 @@
     python -m xdiff.train --method gaussian --entry JSON --data results/data/c/g --split split.tsv --out results/models/c/g/m
 
 The same command again resumes: checkpoints live beside `--out` in a folder keyed by the hash of entry, data and split.
+With --budget an iterative training stops cleanly after that many minutes, with exit status 75; the same command goes on.
 """
 
 from __future__ import annotations
@@ -10,17 +11,23 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
+import os
+import shutil
 import sys
 import time
 from pathlib import Path
 from types import ModuleType
 
+from xdiff.budget import OutOfTime, time_budget
 from xdiff.checkpoint import read_weights, write_weights
 from xdiff.config import MethodEntry, digest, from_dict
 from xdiff.data.split import Split, read_split
 from xdiff.data.store import Store
 from xdiff.errors import InputError
 
+UNFINISHED = 75  # exit status EX_TEMPFAIL of sysexits.h: the same command goes on
+HISTORY = "history.jsonl"  # what an iterative method leaves in its workdir, one JSON object per validation check
 MODEL_VERSION = 1  # raise when a method's weights or results change their meaning
 
 
@@ -65,13 +72,25 @@ def train(name: str, entry: MethodEntry, store: Store, split: Split, out: Path) 
             print(f"{name}: settings, data or split differ from the last training, starting clean in {workdir}")
         workdir.mkdir(parents=True, exist_ok=True)
         tensors = module.train(store, split, entry.params, workdir)
+    (out / HISTORY).unlink(missing_ok=True)  # an old one beside new weights would pass for theirs
     sha = write_weights(out, tensors, {**described, "key": key, "seconds": round(time.perf_counter() - start, 2)})
+    _keep_history(workdir / HISTORY, out / HISTORY)
     print(f"{name}: weights {sha[:12]} after {time.perf_counter() - start:.1f} s")
+
+
+def _keep_history(source: Path, target: Path) -> None:
+    """How the training went, beside its weights; an empty file where the method does not iterate."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    if source.exists():
+        shutil.copyfile(source, temporary)
+    else:
+        temporary.write_text("")
+    os.replace(temporary, target)
 
 
 def _finished(out: Path, key: str) -> bool:
     config = out / "config.json"
-    if not config.exists() or json.loads(config.read_text()).get("key") != key:
+    if not config.exists() or not (out / HISTORY).exists() or json.loads(config.read_text()).get("key") != key:
         return False
     try:
         read_weights(out)
@@ -87,9 +106,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", required=True, type=Path, help="preprocessed cohort, results/data/COHORT/GRID")
     parser.add_argument("--split", required=True, type=Path, help="split TSV")
     parser.add_argument("--out", required=True, type=Path, help="weights folder to write")
+    budget = f"stop after this long with a checkpoint written and exit status {UNFINISHED}; the same command goes on"
+    parser.add_argument("--budget", type=float, default=math.inf, metavar="MINUTES", help=budget)
     args = parser.parse_args(argv)
     entry = from_dict(MethodEntry, json.loads(args.entry), f"methods.{args.method}")
-    train(args.method, entry, Store(args.data), read_split(args.split), args.out)
+    try:
+        with time_budget(args.budget):
+            train(args.method, entry, Store(args.data), read_split(args.split), args.out)
+    except OutOfTime as stop:
+        print(f"{args.method}: budget of {args.budget:g} min spent at {stop}, checkpoint written; the same command goes on")
+        sys.exit(UNFINISHED)
 
 
 if __name__ == "__main__":

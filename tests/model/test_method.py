@@ -6,17 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from columns import plain_core
 from conftest import Prepared
 
-from baselines import trivial
 from xdiff.checkpoint import read_weights, write_weights
 from xdiff.config import MethodEntry
-from xdiff.model import method, sampler
+from xdiff.local import Core
+from xdiff.model import method, sampler, training
 from xdiff.observation import Observation, observe
 from xdiff.planes import Plane
 from xdiff.train import train
 
 SECTIONS = {"gaussian-field": 20 + 24 + 18, "heads": 24 + 28 + 22}
+PARAMS = {"channels": [8, 16], "trunk_channels": [8, 16], "features": 4, "steps": 0, "validate_subjects": 1}
 
 
 def observe_test(cohort: Prepared, planes: list[Plane]) -> Observation:
@@ -33,43 +35,45 @@ def cohort(request: pytest.FixtureRequest) -> Prepared:
 def untrained(cohort: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights after no step of training."""
     out = tmp_path_factory.mktemp("untrained") / "xdiff"
-    entry = MethodEntry("xdiff.model.method", {"channels": [8, 16], "steps": 0})
-    train("xdiff", entry, cohort.store, cohort.split, out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "fit_core", plain_core)
+        train("xdiff", MethodEntry("xdiff.model.method", PARAMS), cohort.store, cohort.split, out)
     return out
 
 
 @pytest.fixture(scope="module")
 def scrambled(untrained: Path) -> method.XDiffusion:
-    """The same with random numbers in every layer, the zero head too, so that everything has an influence."""
+    """The same with random numbers in every layer, the zero heads too, so that everything has an influence."""
     tensors, config = read_weights(untrained)
     rng = np.random.default_rng(0)
-    for name, array in tensors.items():
-        if name.startswith("network."):
-            tensors[name] = array + 0.05 * rng.standard_normal(array.shape).astype(np.float32)
+    changed = {
+        k: a + 0.05 * rng.standard_normal(a.shape).astype(np.float32) for k, a in tensors.items() if k.startswith("network.")
+    }
     folder = untrained.with_name("scrambled")
-    write_weights(folder, tensors, config)
+    write_weights(folder, tensors | changed, config)
     return method.load(folder)
 
 
 @pytest.mark.parametrize("planes", [[Plane(2, 9)], [Plane(1, 7), Plane(1, 15)], [Plane(0, 9), Plane(2, 11)]], ids=str)
-def test_untrained_mean_is_the_gaussian_row(cohort: Prepared, untrained: Path, tmp_path: Path, planes: list[Plane]) -> None:
-    train("gaussian", MethodEntry("baselines.trivial", {"kind": "gaussian"}), cohort.store, cohort.split, tmp_path)
-    observation, rng = observe_test(cohort, planes), np.random.default_rng(0)
-    expected, _, _ = trivial.load(tmp_path).reconstruct(observation, 1, "mean", rng)
-    volume, std, evaluations = method.load(untrained).reconstruct(observation, 1, "mean", rng)
+def test_untrained_mean_is_the_estimate_without_a_network(cohort: Prepared, untrained: Path, planes: list[Plane]) -> None:
+    observation = observe_test(cohort, planes)
+    expected = Core.of(read_weights(untrained)[0]).estimate(observation).corrected
+    volume, std, evaluations = method.load(untrained).reconstruct(observation, 1, "mean", np.random.default_rng(0))
     np.testing.assert_allclose(volume, expected, atol=1e-5)
     assert std is None and evaluations == SECTIONS[cohort.store.cohort]
 
 
 @pytest.mark.parametrize("estimate", ["mean", "sample", "mean_of_2"])
-def test_given_sections_come_back_bit_exact(cohort: Prepared, scrambled: method.XDiffusion, estimate: str) -> None:
-    planes = [Plane(2, 6), Plane(2, 13)]
+@pytest.mark.parametrize("planes", [[Plane(2, 6), Plane(2, 13)], [Plane(0, 9), Plane(2, 11)]], ids=["axial", "crossing"])
+def test_given_sections_come_back_bit_exact(
+    cohort: Prepared, scrambled: method.XDiffusion, estimate: str, planes: list[Plane]
+) -> None:
     observation = observe_test(cohort, planes)
     volume, _, _ = scrambled.reconstruct(observation, 2, estimate, np.random.default_rng(0))
     assert volume.shape == (len(cohort.store.contrasts), *cohort.store.shape) and volume.dtype == np.float32
     for plane, section in zip(planes, observation.sections, strict=True):
         np.testing.assert_array_equal(plane.cut(volume), section)
-    gaussian = scrambled.gaussian.estimate(observation)
+    gaussian = scrambled.core.estimate(observation).corrected
     assert np.abs(volume - gaussian)[:, ~observation.mask].mean() > 1e-3  # elsewhere the network had its say
 
 
@@ -85,7 +89,7 @@ def test_same_generator_same_volume_whatever_the_batch(
     np.testing.assert_array_equal(draw(0), first)
     assert np.abs(draw(1) - first)[:, ~observation.mask].mean() > 1e-3
     monkeypatch.setattr(sampler, "BATCH", 5)
-    np.testing.assert_allclose(draw(0), first, atol=1e-5)
+    np.testing.assert_allclose(draw(0), first, atol=1e-4)
 
 
 def test_steps_are_counted_in_section_evaluations(cohort: Prepared, scrambled: method.XDiffusion) -> None:
@@ -101,11 +105,9 @@ def test_mean_of_n_is_the_mean_of_its_draws(cohort: Prepared, scrambled: method.
     np.testing.assert_allclose(together, np.mean(draws, axis=0), atol=1e-5)
 
 
-def test_thick_sections_are_met_on_average(field: Prepared, tmp_path: Path) -> None:
-    entry = MethodEntry("xdiff.model.method", {"channels": [8, 16], "steps": 0})
-    train("xdiff", entry, field.store, field.split, tmp_path / "xdiff")
+def test_thick_sections_are_met_on_average(cohort: Prepared, scrambled: method.XDiffusion) -> None:
     planes = [Plane(2, 5, 2.5), Plane(2, 12, 2.5)]
-    observation = observe_test(field, planes)
-    volume, _, _ = method.load(tmp_path / "xdiff").reconstruct(observation, 2, "sample", np.random.default_rng(0))
+    observation = observe_test(cohort, planes)
+    volume, _, _ = scrambled.reconstruct(observation, 2, "sample", np.random.default_rng(0))
     for plane, section in zip(planes, observation.sections, strict=True):
         np.testing.assert_allclose(plane.cut(volume), section, atol=1e-4)

@@ -1,4 +1,4 @@
-"""The section network: what it is before training, and the preconditioning round it."""
+"""The network before training, what it is shown, and the objective round it."""
 
 from __future__ import annotations
 
@@ -7,29 +7,153 @@ import pytest
 import torch
 from conftest import Prepared
 
-from xdiff.model.diffusion import loss, make_condition
-from xdiff.model.network import SectionNetwork, condition_channels, preconditioning
+from xdiff.local import Estimate
+from xdiff.model.diffusion import (
+    LOG_SIGMA,
+    Batch,
+    draw_times,
+    loss,
+    make_condition,
+    map_channels,
+    preconditioning,
+    section_maps,
+    slabs,
+)
+from xdiff.model.network import Network, double, halve
 from xdiff.observation import observe
-from xdiff.planes import Plane
+from xdiff.planes import Plane, stack
+
+MAPS = map_channels(1)
 
 
-def inputs(contrasts: int, h: int, w: int, batch: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    noisy = torch.randn(batch, contrasts, h, w, generator=generator)
-    return noisy, torch.randn(batch, condition_channels(contrasts), h, w, generator=generator)
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def scrambled(trunk: tuple[int, ...] = (8, 16)) -> Network:
+    """Random numbers in the zero heads too, so that everything has an influence."""
+    torch.manual_seed(0)
+    network = Network(1, MAPS, (8, 16), trunk, features=4).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+# Before training ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("h", "w"), [(24, 18), (19, 13), (5, 7)])
-def test_untrained_network_is_the_wiener_estimate(h: int, w: int) -> None:
-    network = SectionNetwork(2, (8, 16, 16)).eval()
-    noisy, condition = inputs(2, h, w)
-    t = torch.tensor([0.0, 0.4, 1.0])
+@pytest.mark.parametrize("trunk", [(8, 16), ()], ids=["trunk", "no trunk"])
+def test_untrained_network_returns_zero_at_any_size(h: int, w: int, trunk: tuple[int, ...]) -> None:
+    network = Network(2, 10, (8, 16, 16), trunk, features=4, slab=1).eval()
+    context = torch.cat([torch.zeros(3, 2, h, w), randn(3, 4, h, w)], dim=1) if trunk else None
     with torch.no_grad():
-        out = network(noisy, t, condition)
-    skip = torch.tensor([1.0, 0.6 / (0.6**2 + 0.4**2), 0.0])[:, None, None, None]
-    assert out.shape == noisy.shape
-    torch.testing.assert_close(out, skip * noisy)
-    assert not out[2].any()
+        out = network.section(randn(3, 6, h, w), torch.tensor([0.0, 0.4, 1.0]), randn(3, 13, h, w), context)
+    assert out.shape == (3, 2, h, w) and not out.any()
+
+
+@pytest.mark.parametrize("shape", [(16, 8, 12), (13, 9, 7), (5, 6, 18)], ids=str)
+def test_trunk_starts_with_features_and_no_estimate(shape: tuple[int, int, int]) -> None:
+    network = Network(2, 10, (8, 16), (8, 16, 16), features=4).eval()
+    with torch.no_grad():
+        out = network.trunk(randn(1, 2, *shape), torch.tensor([0.5]), randn(1, 10, *shape))
+    assert out.shape == (1, 6, *(-(-n // 2) for n in shape))
+    assert not out[:, :2].any() and (out[:, 2:].flatten(2).std(dim=2) > 0.01).all()
+
+
+def test_trunks_own_estimate_is_refined_by_the_sections() -> None:
+    network = Network(1, MAPS, (8, 16), (8, 16), features=4).eval()
+    context = randn(2, 5, 12, 10)
+    with torch.no_grad():
+        out = network.section(randn(2, 3, 12, 10), torch.ones(2), randn(2, MAPS + 3, 12, 10), context)
+    torch.testing.assert_close(out, context[:, :1])
+
+
+def test_only_the_trunk_tells_a_section_of_the_state_far_away() -> None:
+    """Section 3 with the state changed in sections 9 and beyond: the slab does not reach there."""
+    state = randn(1, 1, 16, 12, 10)
+    changed = state.clone()
+    changed[:, :, 9:] += 1
+    maps, rows, t = randn(1, MAPS, 16, 12, 10, seed=1), torch.tensor([3]), torch.tensor([0.5])
+    differences = {}
+    for trunk in ((8, 16), ()):
+        network, found = scrambled(trunk), []
+        for one in (state, changed):
+            with torch.no_grad():
+                context = double(network.trunk(one, t, maps), one.shape[2:])[0] if trunk else None
+                around = None if context is None else stack(context, 0)[rows]
+                found.append(network.section(slabs(one[0], 0, rows, 1), t, section_maps(maps[0], 0, rows), around))
+        differences[bool(trunk)] = (found[0] - found[1]).abs().max().item()
+    assert differences[False] == 0 < 1e-4 < differences[True]
+
+
+# What it is shown ---------------------------------------------------------------------------------------------------
+
+
+def test_condition_holds_what_the_observation_and_the_estimate_say(heads: Prepared) -> None:
+    store, rng = heads.store, np.random.default_rng(0)
+    volume = store.volume(store.subjects[0])
+    observation = observe(volume, [Plane(2, 9), Plane(2, 14)], store.contrasts, (2.0, 2.0, 2.0), store.frame)
+    gaussian, spread, estimate = rng.random((3, *volume.shape), dtype=np.float32)
+    scale = np.array([0.1, 0.05], dtype=np.float32)
+    condition = make_condition(observation, Estimate(gaussian, spread, estimate), scale)
+    maps = condition.maps.numpy()
+    assert maps.shape == (map_channels(2), *store.shape) and maps.dtype == np.float32
+    np.testing.assert_array_equal(maps[:2, :, :, 9], observation.sections[0])
+    np.testing.assert_array_equal(maps[2:4], estimate)
+    wide = scale[:, None, None, None]
+    np.testing.assert_allclose(maps[4:6], spread / wide, rtol=1e-5)
+    middle = (2 * observation.sections[0] + 3 * observation.sections[1]) / 5  # section 12 of 9 and 14
+    np.testing.assert_allclose((maps[6:8] * wide + estimate)[..., 12], middle, atol=1e-5)
+    inner = estimate[:, 4:7, 4:7, 4:7]
+    np.testing.assert_allclose(maps[8:10, 5, 5, 5] * scale, estimate[:, 5, 5, 5] - inner.mean(axis=(1, 2, 3)), atol=1e-5)
+    np.testing.assert_allclose(maps[10:12, 0, 0, 0], np.log(scale) + 2.5, rtol=1e-5)
+    assert np.flatnonzero(maps[12].any(axis=(0, 1))).tolist() == [9, 14]  # mask
+    assert maps[13, 0, 0, 12] == pytest.approx(2 * 2.0 / 40)  # distance
+    assert maps[14:17, -1, 0, 0].tolist() == pytest.approx([0.23, -0.27, -0.21])  # 100 mm from the middle: right, back, down
+    np.testing.assert_array_equal(condition.mask.numpy(), observation.mask)
+
+
+def test_far_away_distances_are_all_the_same() -> None:
+    volume = np.random.default_rng(0).random((1, 8, 8, 60), dtype=np.float32)
+    observation = observe(volume, [Plane(2, 0)], ("field",), (4.0, 4.0, 4.0), "centred", "none")
+    distance = make_condition(observation, Estimate(volume, volume, volume), np.ones(1, np.float32)).maps[7, 0, 0]
+    assert float(distance[10]) == 1.0 and float(distance[40]) == float(distance[59]) == 4.0
+
+
+def test_sections_of_the_maps_say_which_axis_they_are_of() -> None:
+    maps = randn(5, 6, 7, 8)
+    for axis, size in ((0, (7, 8)), (1, (6, 8)), (2, (6, 7))):
+        found = section_maps(maps, axis, torch.tensor([3, 0]))
+        assert found.shape == (2, 8, *size)
+        assert torch.equal(found[0, :5], maps.select(axis + 1, 3)) and torch.equal(found[1, :5], maps.select(axis + 1, 0))
+        assert [float(found[:, c].unique().item()) for c in (5, 6, 7)] == [float(axis == a) for a in range(3)]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slabs_hold_the_neighbours_and_zero_outside(axis: int) -> None:
+    state = randn(2, 6, 7, 8)
+    last = state.shape[axis + 1] - 1
+    found = slabs(state, axis, torch.tensor([0, 3, last]), 2)
+    assert found.shape[:2] == (3, 10)
+    for place, row in enumerate((0, 3, last)):
+        for part, near in enumerate(range(row - 2, row + 3)):
+            expected = state.select(axis + 1, near) if 0 <= near <= last else torch.zeros(())
+            assert torch.equal(found[place, 2 * part : 2 * part + 2], expected.expand_as(found[place, :2]))
+
+
+@pytest.mark.parametrize("shape", [(8, 6, 10), (9, 7, 5)], ids=str)
+def test_doubled_voxels_lie_where_halved_ones_came_from(shape: tuple[int, int, int]) -> None:
+    ramps = torch.stack(torch.meshgrid(*(torch.arange(n).float() for n in shape), indexing="ij"))[None]
+    halved = halve(ramps)
+    assert halved.shape[2:] == tuple(-(-n // 2) for n in shape)
+    assert halved[0, :, 0, 0, 0].tolist() == [0.5, 0.5, 0.5]
+    back = double(halved, ramps.shape[2:])
+    torch.testing.assert_close(back[..., 1:-2, 1:-2, 1:-2], ramps[..., 1:-2, 1:-2, 1:-2])
+    assert back.shape == ramps.shape and (back - ramps).abs().max() <= 0.5
+
+
+# The objective ------------------------------------------------------------------------------------------------------
 
 
 def test_preconditioning_is_the_best_linear_estimate_of_unit_noise() -> None:
@@ -37,71 +161,77 @@ def test_preconditioning_is_the_best_linear_estimate_of_unit_noise() -> None:
     clean, noise = rng.standard_normal((2, 400_000))
     for t in (0.1, 0.5, 0.9):
         state = (1 - t) * clean + t * noise
-        skip, out = (float(v) for v in preconditioning(torch.tensor([t])))
+        skip, out, scale_in = (float(v) for v in preconditioning(torch.tensor([t])))
         assert skip == pytest.approx(np.mean(clean * state) / np.mean(state**2), abs=0.01)
         assert out == pytest.approx(np.std(clean - skip * state), abs=0.01)
+        assert scale_in == pytest.approx(1 / np.std(state), abs=0.01)
+    assert [float(v) for v in preconditioning(torch.ones(1))] == [0.0, 1.0, 1.0]
 
 
-def test_condition_has_the_channels_that_the_network_expects(heads: Prepared) -> None:
-    store = heads.store
-    volume = store.volume(store.subjects[0])
-    observation = observe(volume, [Plane(2, 9), Plane(2, 14)], store.contrasts, (2.0, 2.0, 2.0), store.frame)
-    condition = make_condition(observation, volume)
-    for axis, (h, w) in enumerate([(28, 22), (24, 22), (24, 28)]):
-        sections = condition.sections(axis)
-        assert sections.shape == (store.shape[axis], condition_channels(2), h, w)
-        assert [float(sections[:, c].unique().item()) for c in (-3, -2, -1)] == [float(axis == a) for a in range(3)]
-    maps = condition.sections(2)
-    np.testing.assert_array_equal(maps[9, :2], observation.sections[0])  # evidence
-    np.testing.assert_array_equal(maps[:, 2:4].movedim(0, -1), volume)  # gaussian
-    assert [i for i in range(22) if maps[i, 4].any()] == [9, 14]  # mask
-    assert float(maps[12, 5, 0, 0]) == pytest.approx(2 * 2.0 / 40)  # distance
-    # position in 100 mm from the middle: right, anterior, superior
-    assert maps[0, 6:9, -1, 0].tolist() == pytest.approx([0.23, -0.27, -0.21])
+def test_half_of_the_draws_are_at_the_end_and_the_others_uniform_in_log_sigma() -> None:
+    t = draw_times(4000, torch.Generator().manual_seed(0))
+    assert t.shape == (8000,) and (t[:4000] == 1).all() and (t[4000:] < 1).all()
+    log_sigma = torch.log(t[4000:] / (1 - t[4000:]))
+    assert LOG_SIGMA[0] - 1e-3 < log_sigma.min() < LOG_SIGMA[0] + 0.1
+    assert LOG_SIGMA[1] - 0.1 < log_sigma.max() < LOG_SIGMA[1] + 1e-3
+    assert log_sigma.mean() == pytest.approx(sum(LOG_SIGMA) / 2, abs=0.2)
 
 
-def test_loss_of_a_perfect_answer_is_zero_and_of_none_is_one() -> None:
-    """A network that returns the target itself, and the untrained one on residuals of unit variance."""
-    residual = torch.randn(64, 1, 24, 24, generator=torch.Generator().manual_seed(1))
-    condition = torch.zeros(64, condition_channels(1), 24, 24)
+def batch(volumes: int = 4, axis: int = 1) -> Batch:
+    """White residuals of unit variance; the first map is the residual itself, for networks that cheat."""
+    residual = randn(volumes, 1, 16, 18, 14)
+    maps = torch.cat([residual, randn(volumes, MAPS - 1, 16, 18, 14, seed=1)], dim=1)
+    rows = torch.stack([torch.randperm(14, generator=torch.Generator().manual_seed(v))[:6] for v in range(volumes)])
+    return Batch(residual, maps, axis, rows)
 
-    class Oracle(SectionNetwork):
-        def raw(self, noisy: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-            skip, out = preconditioning(t)
-            return (residual - skip * noisy) / out
 
-    assert loss(Oracle(1, (8, 16)), residual, condition, torch.Generator().manual_seed(0)).item() < 1e-8
-    untrained = loss(SectionNetwork(1, (8, 16)), residual, condition, torch.Generator().manual_seed(0)).item()
-    assert untrained == pytest.approx(1.0, abs=0.03)
+class Oracle(Network):
+    """Answers with the target, which it computes from the first map and the middle of the slab."""
+
+    shown: list[tuple[torch.Tensor, torch.Tensor]]
+
+    def section(self, slabs: torch.Tensor, t: torch.Tensor, maps: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
+        self.shown = [*getattr(self, "shown", []), (slabs, t)]
+        skip, out, scale_in = (c[:, None, None, None] for c in preconditioning(t))
+        return (maps[:, :1] - skip * slabs[:, 1:2] / scale_in) / out
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_loss_of_a_perfect_answer_is_zero(axis: int) -> None:
+    """Only where sections, slabs, maps, times and targets of all volumes belong together."""
+    oracle = Oracle(1, MAPS, (8, 16), ())
+    assert loss(oracle, batch(axis=axis), torch.Generator().manual_seed(0)).item() < 1e-8
+
+
+def test_loss_of_no_answer_is_one_and_that_of_the_trunk_an_eighth() -> None:
+    """White noise of unit variance; the mean of eight voxels has an eighth of it."""
+    values = {trunk: [] for trunk in ((), (8, 16))}
+    for trunk, found in values.items():
+        network = Network(1, MAPS, (8, 16), trunk)
+        with torch.no_grad():
+            found += [loss(network, batch(), torch.Generator().manual_seed(s)).item() for s in range(4)]
+    assert np.mean(values[()]) == pytest.approx(1.0, abs=0.05)
+    assert np.mean(np.subtract(values[8, 16], values[()])) == pytest.approx(1 / 8, abs=0.01)
 
 
 def test_loss_depends_on_its_generator_alone() -> None:
-    residual, condition = inputs(1, 16, 16, batch=8)
-    torch.manual_seed(5)
-    network = SectionNetwork(1, (8, 16))
-    torch.nn.init.normal_(network.unet.out[-1].conv.weight, std=0.1)
-    values = []
+    network, values = scrambled(), []
     for seed in (0, 0, 1):
         torch.manual_seed(seed + len(values))  # the global state must not matter
-        values.append(loss(network, residual, condition, torch.Generator().manual_seed(seed)).item())
+        values.append(loss(network, batch(2), torch.Generator().manual_seed(seed)).item())
     assert values[0] == values[1] != values[2]
 
 
-def test_share_of_draws_at_the_end_sees_no_state() -> None:
-    """At t = 1 the network is shown zeros; share_mean = 1 makes every draw such a one."""
-    residual, condition = inputs(1, 16, 16, batch=8)
-    shown = []
+def test_draws_at_the_end_see_no_state_and_the_others_one_of_unit_variance() -> None:
+    oracle = Oracle(1, MAPS, (8, 16), ())
+    for seed in range(6):
+        loss(oracle, batch(), torch.Generator().manual_seed(seed))
+    for state, t in oracle.shown:
+        assert (t[:24] == 1).all() and not state[:24].any()
+        assert (t[24:] < 1).all() and state[24:, 1].std() == pytest.approx(1.0, abs=0.1)
 
-    class Spy(SectionNetwork):
-        def raw(self, noisy: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-            shown.append((noisy, t))
-            return super().raw(noisy, t, condition)
 
-    network = Spy(1, (8, 16))
-    value = loss(network, residual, condition, torch.Generator().manual_seed(0), share_mean=1.0)
-    noisy, t = shown[0]
-    assert (t == 1).all() and not noisy.any()
-    torch.testing.assert_close(value, (residual**2).mean())
-    loss(network, residual, condition, torch.Generator().manual_seed(0), share_mean=0.0)
-    noisy, t = shown[1]
-    assert ((t > 0) & (t < 1)).all() and noisy.flatten(1).any(dim=1).all()
+def test_gradient_reaches_trunk_and_sections() -> None:
+    network = scrambled()
+    loss(network, batch(2), torch.Generator().manual_seed(0)).backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters())

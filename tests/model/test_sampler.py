@@ -1,4 +1,4 @@
-"""The sampler with networks whose answer is known: axes, projection, counting, and the steps from noise to a draw."""
+"""The sampler with networks whose answer is known: axes, projection, counting, rotations, and the steps from noise to a draw."""
 
 from __future__ import annotations
 
@@ -8,30 +8,68 @@ import numpy as np
 import pytest
 import torch
 
+from xdiff.local import Estimate
 from xdiff.model import sampler
-from xdiff.model.diffusion import Condition, make_condition
-from xdiff.model.network import SectionNetwork
-from xdiff.observation import observe
-from xdiff.planes import Plane
+from xdiff.model.diffusion import Condition, make_condition, map_channels, preconditioning
+from xdiff.model.network import Network
+from xdiff.observation import Observation, observe
+from xdiff.planes import CubeRotation, Plane, cube_rotations
 
 SHAPE = (20, 24, 18)
-Network = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+SPACING = (4.0, 3.0, 5.0)
+KNOWN = 1  # the map that holds the estimate without a network, of one contrast
+Answer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Known:
+    """Stands in for a network without a trunk. answer(state, t, maps): its estimate of r_0 (n, 1, h, w)."""
+
+    trunk, contrasts, slab = None, 1, 1
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+
+    def section(self, slabs: torch.Tensor, t: torch.Tensor, maps: torch.Tensor, context: None) -> torch.Tensor:
+        skip, out, scale_in = (c[:, None, None, None] for c in preconditioning(t))
+        state = slabs[:, 1:2] / scale_in
+        return (self.answer(state, t, maps) - skip * state) / out
+
+
+def knows_estimate(state: torch.Tensor, t: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    return maps[:, KNOWN : KNOWN + 1]
+
+
+def noise_of_size(size: float) -> Answer:
+    """The exact denoiser of voxels that are independent and N(0, size^2)."""
+
+    def answer(state: torch.Tensor, t: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+        t = t[:, None, None, None]
+        return state * (1 - t) * size**2 / ((1 - t) ** 2 * size**2 + t**2)
+
+    return answer
+
+
+def observed(planes: list[Plane]) -> tuple[Observation, np.ndarray]:
+    volume, known = np.random.default_rng(0).random((2, 1, *SHAPE), dtype=np.float32)
+    return observe(volume, planes, ("field",), SPACING, "centred", "none"), known
+
+
+def condition_of(observation: Observation, known: np.ndarray) -> Condition:
+    return make_condition(observation, Estimate(0 * known, known**2, known), np.full(1, 0.1, dtype=np.float32))
 
 
 @pytest.fixture(scope="module")
 def condition() -> Condition:
-    rng = np.random.default_rng(0)
-    volume, gaussian = rng.random((2, 1, *SHAPE), dtype=np.float32)
-    observation = observe(volume, [Plane(2, 5), Plane(0, 11)], ("field",), (4.0, 4.0, 4.0), "centred", "none")
-    return make_condition(observation, gaussian)
+    return condition_of(*observed([Plane(2, 5), Plane(0, 11)]))
 
 
 @pytest.fixture(scope="module")
-def network() -> SectionNetwork:
-    """Random weights, the head too, so that its output depends on everything."""
+def network() -> Network:
+    """Random weights, the heads too, so that its output depends on everything."""
     torch.manual_seed(0)
-    network = SectionNetwork(1, (8, 16)).eval()
-    torch.nn.init.normal_(network.unet.out[-1].conv.weight, std=0.3)
+    network = Network(1, map_channels(1), (8, 16), (8, 16), features=4).eval()
+    for unet in (network.sections, network.trunk.unet):
+        torch.nn.init.normal_(unet.out[-1].conv.weight, std=0.1)
     return network
 
 
@@ -39,44 +77,90 @@ def noise(seed: int = 0) -> torch.Tensor:
     return torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(seed))
 
 
-def returns_gaussian(noisy: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-    return condition[:, 1:2]
+# One estimate -------------------------------------------------------------------------------------------------------
 
 
-def test_sections_of_all_axes_are_put_back_where_they_were_cut(condition: Condition) -> None:
-    estimate, evaluations = sampler.denoise(returns_gaussian, noise(), 0.5, condition)
-    torch.testing.assert_close(estimate, torch.where(condition.mask, 0.0, condition.gaussian))
-    assert evaluations == sum(SHAPE)
+@pytest.mark.parametrize("t", [1.0, 0.5])
+def test_sections_of_all_axes_are_put_back_where_they_were_cut(condition: Condition, t: float) -> None:
+    known = condition.maps[KNOWN : KNOWN + 1]
+    estimates = sampler.axis_estimates(Known(knows_estimate), noise(), t, condition)
+    torch.testing.assert_close(estimates, known.expand(3, *known.shape), atol=1e-5, rtol=0)
+    fused = sampler.fuse(estimates, condition)
+    torch.testing.assert_close(fused, torch.where(condition.mask, 0.0, known), atol=1e-5, rtol=0)
 
 
-def test_three_axes_count_equally(condition: Condition) -> None:
-    def axis_number(noisy: torch.Tensor, t: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        return c[:, -3:-2] + 10 * c[:, -2:-1] + 100 * c[:, -1:]
+def axis_number(state: torch.Tensor, t: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    return maps[:, -3:-2] + 10 * maps[:, -2:-1] + 100 * maps[:, -1:]
 
-    estimate, _ = sampler.denoise(axis_number, noise(), 0.5, condition)
-    torch.testing.assert_close(estimate[:, ~condition.mask], torch.full_like(estimate[:, ~condition.mask], 111 / 3))
+
+@pytest.mark.parametrize(("weights", "expected"), [(None, 111 / 3), ((0.5, 0.25, 0.02), 5.0)], ids=["equally", "weighted"])
+def test_three_axes_count_equally_or_as_they_are_weighted(
+    condition: Condition, weights: tuple[float, ...] | None, expected: float
+) -> None:
+    estimates = sampler.axis_estimates(Known(axis_number), noise(), 0.5, condition)
+    fused = sampler.fuse(estimates, condition, None if weights is None else torch.tensor(weights))
+    assert not fused[:, condition.mask].any()
+    hidden = fused[:, ~condition.mask]
+    torch.testing.assert_close(hidden, torch.full_like(hidden, expected), atol=1e-3, rtol=0)
+
+
+def test_an_untrained_network_estimates_nothing_of_noise_and_the_wiener_estimate_afterwards(condition: Condition) -> None:
+    untrained = Network(1, map_channels(1), (8, 16), (8, 16), features=4).eval()
+    assert not sampler.mean_residual(untrained, condition)[0].any()
+    estimate = sampler.fuse(sampler.axis_estimates(untrained, noise(), 0.4, condition), condition)
+    expected = torch.where(condition.mask, 0.0, 0.6 / (0.6**2 + 0.4**2) * noise())
+    torch.testing.assert_close(estimate, expected)
+
+
+def test_trunk_has_a_say(network: Network, condition: Condition) -> None:
+    with_trunk, _ = sampler.mean_residual(network, condition)
+    weights = {k: v.clone() for k, v in network.trunk.state_dict().items()}
+    try:
+        torch.nn.init.zeros_(network.trunk.unet.out[-1].conv.weight)
+        without, _ = sampler.mean_residual(network, condition)
+    finally:
+        network.trunk.load_state_dict(weights)
+    assert (with_trunk - without).std() > 0.01
+
+
+# From noise to a draw -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 50, 1000])
+def test_times_fall_from_one_to_zero(steps: int) -> None:
+    grid = sampler.times(steps)
+    assert len(grid) == steps + 1 and grid[0] == 1.0 and grid[-1] == 0.0
+    assert all(a > b for a, b in zip(grid[:-1], grid[1:], strict=True))
+    if steps > 2:
+        sigma = [t / (1 - t) for t in grid[1:-1]]
+        assert (sigma[0], sigma[-1]) == pytest.approx((80.0, 0.03))
+
+
+def test_no_steps_are_refused() -> None:
+    with pytest.raises(ValueError, match="0 steps, expected at least 1"):
+        sampler.times(0)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_a_network_that_knows_the_answer_gives_it_in_any_number_of_steps(condition: Condition, steps: int) -> None:
-    sample, evaluations = sampler.sample_residual(returns_gaussian, condition, noise(), steps)
-    torch.testing.assert_close(sample, torch.where(condition.mask, 0.0, condition.gaussian), atol=1e-5, rtol=0)
+    sample, evaluations = sampler.sample_residual(Known(knows_estimate), condition, noise(), steps)
+    torch.testing.assert_close(sample, torch.where(condition.mask, 0.0, condition.maps[KNOWN : KNOWN + 1]), atol=1e-4, rtol=0)
     assert evaluations == steps * sum(SHAPE)
 
 
-def test_exact_denoiser_of_white_noise_draws_white_noise(condition: Condition) -> None:
-    """The untrained network is the exact denoiser of N(0, 1) voxels; its flow must keep their variance, at many steps."""
-    untrained = SectionNetwork(1, (8, 16)).eval()
+@pytest.mark.parametrize("size", [0.5, 1.0, 2.0])
+def test_exact_denoiser_of_white_noise_draws_white_noise(condition: Condition, size: float) -> None:
+    """Its flow must end in the variance that the denoiser knows, at many steps; one step is the mean."""
     deviations = {}
-    for steps in (1, 4, 60):
-        sample, _ = sampler.sample_residual(untrained, condition, noise(), steps)
+    for steps in (1, 4, 80):
+        sample, _ = sampler.sample_residual(Known(noise_of_size(size)), condition, noise(), steps)
         deviations[steps] = sample[:, ~condition.mask].std().item()
         assert not sample[:, condition.mask].any()
-    assert deviations[1] == 0  # one step is the mean
-    assert deviations[4] < deviations[60] == pytest.approx(1.0, abs=0.06)
+    assert deviations[1] == 0
+    assert deviations[4] < deviations[80] == pytest.approx(size, rel=0.06)
 
 
-def test_mean_and_one_step_agree(network: SectionNetwork, condition: Condition) -> None:
+def test_mean_and_one_step_agree(network: Network, condition: Condition) -> None:
     mean, evaluations = sampler.mean_residual(network, condition)
     one, _ = sampler.sample_residual(network, condition, noise(), 1)
     torch.testing.assert_close(one, mean)
@@ -86,33 +170,72 @@ def test_mean_and_one_step_agree(network: SectionNetwork, condition: Condition) 
 def test_state_is_hidden_at_the_start_and_shown_afterwards(condition: Condition) -> None:
     shown: dict[float, bool] = {}
 
-    def spy(noisy: torch.Tensor, t: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        shown[round(float(t[0]), 6)] = bool(noisy.any())
-        return torch.zeros_like(noisy)
+    def spy(state: torch.Tensor, t: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+        shown[round(float(t[0]), 6)] = bool(state.any())
+        return torch.zeros_like(state)
 
-    sampler.sample_residual(spy, condition, noise(), 4)
-    assert shown == {1.0: False, 0.75: True, 0.5: True, 0.25: True}
+    sampler.sample_residual(Known(spy), condition, noise(), 4)
+    assert shown == {round(t, 6): t < 1 for t in sampler.times(4)[:-1]}
 
 
-def test_result_does_not_depend_on_the_batch(
-    network: SectionNetwork, condition: Condition, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes = []
+def test_result_does_not_depend_on_the_batch(network: Network, condition: Condition, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, section = [], Network.section
 
-    def counted(noisy: torch.Tensor, t: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        sizes.append(len(noisy))
-        return network(noisy, t, c)
+    def counted(self: Network, slabs: torch.Tensor, *rest: object) -> torch.Tensor:
+        sizes.append(len(slabs))
+        return section(self, slabs, *rest)
 
+    monkeypatch.setattr(Network, "section", counted)
     results = {}
     for batch in (5, 64):
         monkeypatch.setattr(sampler, "BATCH", batch)
         sizes.clear()
-        results[batch], evaluations = sampler.sample_residual(counted, condition, noise(), 2)
+        results[batch], evaluations = sampler.sample_residual(network, condition, noise(), 2)
         assert max(sizes) == min(batch, max(SHAPE)) and sum(sizes) == evaluations == 2 * sum(SHAPE)
-    torch.testing.assert_close(results[5], results[64], atol=1e-5, rtol=0)
+    torch.testing.assert_close(results[5], results[64], atol=1e-4, rtol=0)
 
 
-def test_noise_decides_the_draw(network: SectionNetwork, condition: Condition) -> None:
+def test_noise_decides_the_draw(network: Network, condition: Condition) -> None:
     first, same, other = (sampler.sample_residual(network, condition, noise(s), 3)[0] for s in (0, 0, 1))
     assert torch.equal(first, same)
     assert (first - other)[:, ~condition.mask].std() > 0.1
+
+
+# The 24 orientations ------------------------------------------------------------------------------------------------
+
+
+def turned(rotation: CubeRotation, observation: Observation) -> Observation:
+    """What would have been given of the rotated volume."""
+    planes = tuple(rotation.plane(plane, SHAPE) for plane in observation.planes)
+    pairs = zip(observation.sections, observation.planes, strict=True)
+    sections = tuple(np.ascontiguousarray(rotation.section(section, plane)) for section, plane in pairs)
+    shape, spacing = (tuple(values[p] for p in rotation.perm) for values in (SHAPE, SPACING))
+    return Observation(planes, sections, observation.contrasts, shape, spacing, observation.scale, observation.frame)
+
+
+def whole(rotation: CubeRotation, volume: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(rotation.volume(volume))
+
+
+class Pointwise(Known):
+    """Equivariant by construction: of every voxel's maps but the position, its state and both neighbours' alike."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.weights = torch.randn(map_channels(1) - 21, generator=generator)
+
+    def section(self, slabs: torch.Tensor, t: torch.Tensor, maps: torch.Tensor, context: None) -> torch.Tensor:
+        seen = (maps[:, : len(self.weights)] * self.weights[:, None, None]).sum(dim=1, keepdim=True)
+        return torch.tanh(seen + slabs[:, 1:2]) * torch.cos(slabs[:, :1] + slabs[:, 2:]) * (1 + t[:, None, None, None])
+
+
+@pytest.mark.parametrize("rotation", list(cube_rotations()), ids=str)
+@pytest.mark.parametrize("planes", [[Plane(2, 5), Plane(2, 12)], [Plane(2, 5), Plane(0, 11)]], ids=["axial", "crossing"])
+def test_sampling_commutes_with_the_rotations_of_the_cube(rotation: CubeRotation, planes: list[Plane]) -> None:
+    observation, known = observed(planes)
+    straight, _ = sampler.sample_residual(Pointwise(), condition_of(observation, known), noise(), 4)
+    condition = condition_of(turned(rotation, observation), whole(rotation, known))
+    found, _ = sampler.sample_residual(Pointwise(), condition, torch.from_numpy(whole(rotation, noise().numpy())), 4)
+    # the three axes are added up in another order
+    np.testing.assert_allclose(found, whole(rotation, straight.numpy()), atol=1e-4)
+    assert straight[:, ~condition_of(observation, known).mask].std() > 0.1

@@ -1,4 +1,4 @@
-"""Training: draws that depend on (seed, step) alone, leave-one-out conditioning, resuming, and that it learns."""
+"""X-Diffusion's training problem: batches that depend on (seed, step) alone, its checks, and that it learns."""
 
 from __future__ import annotations
 
@@ -9,198 +9,160 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Prepared, prepare
+from columns import axial_planes, mean_gain_db, plain_core, prepare_columns
+from conftest import Prepared
 
-from xdiff.config import Cohort, Grid, SplitRule
-from xdiff.data.gaussian_field import write_gaussian_field
+from xdiff.augment import Augmentation
+from xdiff.config import MethodEntry
+from xdiff.draws import Checks, Draw, Draws, DrawSettings, scale_at
 from xdiff.errors import InputError
-from xdiff.gaussian import LinearGaussian
-from xdiff.gaussian_fit import fit, leave_one_out
-from xdiff.model import training
-from xdiff.model.training import Draws, Settings, Trainer, fit_network
-from xdiff.observation import observe
-from xdiff.planes import Plane
+from xdiff.loop import Trainer
+from xdiff.model import method, training
+from xdiff.model.diffusion import make_condition, map_channels
+from xdiff.model.training import Denoising, Settings
+from xdiff.train import train
 
-TINY = Settings(channels=(8, 16), steps=12, batch=4, validate_every=5, validate_k=(1, 3), validate_subjects=1, seed=2)
-
-
-@pytest.fixture(scope="module")
-def gaussian(field: Prepared) -> LinearGaussian:
-    return fit(field.store, field.split)
+TINY = Settings((8, 16), (8, 16), features=4, sections=4, validate_k=(1, 3), validate_subjects=1, seed=2)
 
 
-@pytest.fixture
-def quick_fit(gaussian: LinearGaussian, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gaussian core fitted once for the file; what is tested here starts after it."""
-    monkeypatch.setattr(training, "fit", lambda store, split, max_volumes: gaussian)
+def problem_of(cohort: Prepared, settings: Settings = TINY) -> Denoising:
+    draws = Draws(cohort.store, cohort.split.side("train"), plain_core(cohort.store, cohort.split), settings.draws)
+    checks = Checks(draws, cohort.split, settings.validate_k, 1)
+    return Denoising(draws, checks, cohort.split.side("val")[:1], settings)
 
 
-def equal(a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+@pytest.fixture(scope="module", params=["field", "heads"])
+def problem(request: pytest.FixtureRequest) -> Denoising:
+    return problem_of(request.getfixturevalue(request.param))
 
 
-def test_batch_is_a_function_of_seed_and_step(field: Prepared, gaussian: LinearGaussian) -> None:
-    scale = np.ones(1)
-    draws = Draws(field.store, gaussian, TINY)
-    first = [draws.batch(step, scale) for step in (0, 1, 2)]
-    again = Draws(field.store, gaussian, TINY)  # another object, another order
-    assert all(equal(again.batch(step, scale), first[step]) for step in (2, 0, 1))
-    assert first[0][0].shape[0] == first[0][1].shape[0] == 4
-    others = [draws.batch(1, scale), Draws(field.store, gaussian, replace(TINY, seed=3)).batch(0, scale)]
-    assert not any(x[0].shape == first[0][0].shape and torch.equal(x[0], first[0][0]) for x in others)
+def test_batch_is_a_function_of_seed_and_step(field: Prepared) -> None:
+    first, again, other = problem_of(field), problem_of(field), problem_of(field, replace(TINY, seed=3))
+    batches = [first.batch(step) for step in (0, 1, 2)]
+    for step in (2, 0, 1):  # another object, another order
+        one, two = batches[step], again.batch(step)
+        assert one.axis == two.axis
+        assert all(torch.equal(getattr(one, name), getattr(two, name)) for name in ("residual", "maps", "rows"))
+    assert not torch.equal(batches[0].residual, batches[1].residual)
+    assert not torch.equal(batches[0].residual, other.batch(0).residual)
 
 
-def test_batches_start_where_training_stopped(field: Prepared, gaussian: LinearGaussian) -> None:
-    draws, scale = Draws(field.store, gaussian, TINY), np.ones(1)
-    whole = list(draws.batches(0, scale))
-    assert len(whole) == TINY.steps
-    assert all(equal(a, b) for a, b in zip(draws.batches(7, scale), whole[7:], strict=True))
-    assert list(draws.batches(TINY.steps, scale)) == []
+def test_batch_holds_what_its_draws_say(problem: Denoising) -> None:
+    store = problem.draws.store
+    axes = set()
+    for step in range(8):
+        batch, rng = problem.batch(step), np.random.default_rng([TINY.seed, step])
+        axes.add(batch.axis)
+        assert batch.axis == int(rng.integers(3))
+        assert batch.residual.shape == (2, len(store.contrasts), *store.shape) and batch.residual.dtype == torch.float32
+        assert batch.maps.shape == (2, map_channels(len(store.contrasts)), *store.shape) and batch.rows.shape == (2, 4)
+        draw = problem.draws.one(rng)
+        scale = scale_at(problem.scale, draw.observation, draw.known)
+        assert torch.equal(batch.maps[0], make_condition(draw.observation, draw.known, scale).maps)
+        assert not batch.residual[0][:, torch.from_numpy(draw.observation.mask)].any()  # what is given needs no prediction
+        again = draw.known.corrected + scale[:, None, None, None] * batch.residual[0].numpy()
+        np.testing.assert_allclose(again, draw.truth, atol=1e-5)
+    assert axes == {0, 1, 2}
 
 
-def test_leave_one_out_gaussian_does_not_know_its_subject(field: Prepared, gaussian: LinearGaussian) -> None:
-    """Overwriting the subject's volume and its mirror image changes nothing; overwriting another's does."""
-    half = gaussian.n_rows // 2
-    for row in (2, half + 2):
-        observation = observe(gaussian.rows[row], [Plane(2, 6), Plane(2, 12)], ("field",), (4.0, 4.0, 4.0), "centred", "none")
-        kept = leave_one_out(gaussian, row, observation)
-        weights = gaussian.weights(gaussian.gram(observation.planes), gaussian.inner(observation), 0.1, gaussian.without(row))
-        assert weights[2] == weights[half + 2] == 0 and np.count_nonzero(weights) == gaussian.n_rows - 2
-        for overwritten, same in ((2, True), (3, False)):
-            rows = gaussian.rows.copy()
-            rows[[overwritten, half + overwritten]] = np.random.default_rng(0).random(rows[:2].shape, dtype=np.float32)
-            other = LinearGaussian(rows, gaussian.lambdas, gaussian.lengths_mm, gaussian.inflation)
-            assert np.allclose(leave_one_out(other, row, observation), kept, atol=1e-5) == same
+def test_residuals_are_about_one_in_units_of_the_scale(field: Prepared) -> None:
+    problem = problem_of(field, replace(TINY, draws=DrawSettings(augment=Augmentation(symmetric=True))))
+    squares = [(problem.batch(step).residual ** 2).mean().item() for step in range(40)]
+    assert np.sqrt(np.mean(squares)) == pytest.approx(1.0, abs=0.3)
 
 
-def test_training_shows_the_leave_one_out_gaussian_of_the_right_row(
-    field: Prepared, gaussian: LinearGaussian, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_sections_are_drawn_where_there_is_foreground_and_two_beyond(axis: int) -> None:
+    foreground = np.zeros((20, 22, 24), dtype=bool)
+    foreground[6:12, 1:9, 15:24] = True
+    draw = Draw(None, None, None, foreground)  # type: ignore[arg-type]
+    expected = [range(4, 14), range(0, 11), range(13, 24)][axis]
+    seen = [training._rows(draw, axis, 5, np.random.default_rng(seed)) for seed in range(80)]
+    assert all(len(set(rows.tolist())) == 5 for rows in seen)
+    assert set(np.concatenate(seen).tolist()) == set(expected)
+    assert len(training._rows(draw, axis, 40, np.random.default_rng(0))) == 40  # more than there are
+
+
+def test_untrained_network_gains_nothing_in_its_own_checks(problem: Denoising) -> None:
+    score, scores = problem.validate(Trainer(problem, TINY.loop()).average)
+    assert score == pytest.approx(0, abs=1e-3)
+    assert set(scores) == {"validation", "training"}
+    for by_k in scores.values():
+        assert set(by_k) == {1, 3}
+        assert all(entry["psnr"] == pytest.approx(entry["gaussian"], abs=1e-3) for entry in by_k.values())
+
+
+def test_score_counts_the_denoising_of_held_out_volumes_besides_the_mean(
+    field: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
-
-    def spy(model: LinearGaussian, row: int, observation: object) -> np.ndarray:
-        asked.append(row)
-        return np.full(model.rows.shape[1:], row, dtype=np.float32)
-
-    monkeypatch.setattr(training, "leave_one_out", spy)
-    draws, rng = Draws(field.store, gaussian, TINY), np.random.default_rng(0)
-    for _ in range(12):
-        truth, shown, observation = draws.one(rng)
-        np.testing.assert_array_equal(truth * observation.scale[:, None, None, None], gaussian.rows[asked[-1]])
-        assert (shown == asked[-1]).all()
-    half = gaussian.n_rows // 2
-    assert {row >= half for row in asked} == {True, False} and len(set(asked)) > 5
+    """The same `mean`, but half of the untrained network's loss: 3.01 dB more."""
+    problem = problem_of(field)
+    batches = [problem.held_out, problem_of(field).held_out]
+    assert len(batches[0]) == training.HELD_OUT
+    assert all(torch.equal(a.maps, b.maps) for a, b in zip(*batches, strict=True))
+    assert problem.held_out_loss(problem.network) == problem.untrained_loss  # the same noise every time
+    monkeypatch.setattr(problem, "held_out_loss", lambda network: problem.untrained_loss / 2)
+    assert problem.validate(problem.network)[0] == pytest.approx(10 * np.log10(2), abs=1e-3)
 
 
-def test_residual_is_truth_minus_gaussian_in_units_of_the_scale(field: Prepared, gaussian: LinearGaussian) -> None:
-    draws = Draws(field.store, gaussian, TINY)
-    scale = draws.residual_scale()
-    assert scale.shape == (1,) and 0.03 < scale[0] < 0.2  # the field's own standard deviation is 0.12
-    residual = np.concatenate([draws.batch(step, scale)[0].numpy().ravel() for step in range(60)])
-    assert np.sqrt(np.mean(residual**2)) == pytest.approx(1.0, abs=0.25)
-    halved = draws.batch(3, scale / 2)[0]
-    torch.testing.assert_close(halved, 2 * draws.batch(3, scale)[0])
+def test_held_out_volumes_are_of_the_validation_side(field: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    volume = type(field.store).volume
+    problem = problem_of(field)
+    monkeypatch.setattr(type(field.store), "volume", lambda self, subject: (seen.append(subject), volume(self, subject))[1])
+    monkeypatch.setattr(training, "residual_scale", lambda draws, seed: problem.scale)
+    Denoising(problem.draws, problem.checks, field.split.side("val"), TINY)
+    assert set(seen) == set(field.split.side("val"))
 
 
-def test_training_lowers_the_loss_and_beats_the_gaussian_row(tmp_path: Path) -> None:
-    """38 fields to learn from: a stationary field's local structure is what 38 volumes do not span."""
-    write_gaussian_field(tmp_path / "raw", n_subjects=44, seed=3, shape=(16, 12, 20), spacing_mm=4.0)
-    cohort = Cohort("gaussian-field", ("field",), foreground="all", norm="none", split=SplitRule(n_val=4, n_test=2))
-    many = prepare(cohort, Grid((16, 12, 20), 4.0), ("gaussian-field", "many"), tmp_path / "raw", tmp_path / "data")
-    settings = Settings((8, 16), 240, batch=8, learning_rate=4e-3, ema=0.98, validate_every=60, validate_k=(2, 4))
-    tensors = fit_network(many.store, many.split, settings, make(tmp_path / "work"))
-    history = [json.loads(line) for line in (tmp_path / "work/history.jsonl").read_text().splitlines()]
-    assert [r["step"] for r in history] == [60, 120, 180, 240]
-    assert min(r["loss"] for r in history[1:]) < 0.92 * history[0]["loss"]
-    assert all(set(r["gain_db"]) == {"2", "4"} and r["seconds_per_step"] > 0 for r in history)
-    assert max(np.mean(list(r["gain_db"].values())) for r in history) > 0.03  # 0.105 dB when this was written
-    untrained = Trainer(many.store, settings).network.state_dict()
-    moved = {k for k, v in untrained.items() if not np.array_equal(tensors[f"network.{k}"], v.numpy())}
-    assert moved == set(untrained)  # what is kept was trained, in every layer
-    assert {"rows", "lambdas", "lengths_mm", "inflation", "residual_scale"} <= set(tensors)
+def test_fusion_finds_the_weights_that_the_axes_deserve(field: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Along the sections' own axis the residual too large by two, along the others noise: half of it and none of them."""
+    problem, rng = problem_of(field), np.random.default_rng(0)
+    left = iter([draw for side, _, draw, _ in problem.checks.cases if side == "validation"])
+
+    def estimates(network: object, state: torch.Tensor, t: float, condition: object) -> torch.Tensor:
+        draw = next(left)
+        found = rng.standard_normal((3, *draw.truth.shape), dtype=np.float32)
+        scale = scale_at(problem.scale, draw.observation, draw.known)
+        found[2] = 2 * (draw.truth - draw.known.corrected) / scale[:, None, None, None]
+        return torch.from_numpy(found)
+
+    monkeypatch.setattr(training, "axis_estimates", estimates)
+    own, other = problem.fit_fusion(problem.network)
+    assert own == pytest.approx(0.5, abs=0.02) and other == pytest.approx(0, abs=0.02)
 
 
-@pytest.mark.usefixtures("quick_fit")
-def test_killed_training_resumed_gives_the_same_weights(field: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint after every step; the eighth one is never written."""
-    whole = fit_network(field.store, field.split, TINY, make(tmp_path / "whole"))
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    save = Trainer.save
-
-    def killed(self: Trainer, path: Path) -> None:
-        if self.step == 8:
-            raise KeyboardInterrupt
-        save(self, path)
-
-    monkeypatch.setattr(Trainer, "save", killed)
-    folder = make(tmp_path / "killed")
-    with pytest.raises(KeyboardInterrupt):
-        fit_network(field.store, field.split, TINY, folder)
-    monkeypatch.setattr(Trainer, "save", save)
-    steps: list[int] = []
-    update = Trainer.update
-    monkeypatch.setattr(Trainer, "update", lambda self, r, c: (steps.append(self.step), update(self, r, c))[1])
-    resumed = fit_network(field.store, field.split, TINY, folder)
-    assert steps == list(range(7, 12))
-    assert_same(resumed, whole)
-    steps.clear()
-    assert_same(fit_network(field.store, field.split, TINY, folder), whole)
-    assert steps == []  # a finished training is read from its checkpoint
-    # not only the best weights: the state at the end is the same too
-    ends = [Trainer(field.store, TINY) for _ in range(2)]
-    for trainer, name in zip(ends, ("whole", "killed"), strict=True):
-        trainer.resume(tmp_path / name / "checkpoint.safetensors")
-    assert [t.step for t in ends] == [12, 12]
-    for part in ("network", "average"):
-        states = [getattr(t, part).state_dict() for t in ends]
-        assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+def test_fusion_of_nothing_is_the_mean(field: Prepared) -> None:
+    problem = problem_of(field)
+    np.testing.assert_allclose(problem.fit_fusion(problem.network.eval()), [1 / 3, 1 / 3])
 
 
-def make(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
-
-
-def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
-    assert set(a) == set(b)
-    for name, array in a.items():
-        np.testing.assert_array_equal(array, b[name], err_msg=name)
-
-
-@pytest.mark.usefixtures("quick_fit")
-def test_training_that_never_helps_keeps_its_best_check_and_says_so(
-    field: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    checks, seen = iter([-0.1, -0.5, -0.4, -0.6, -0.7]), []
-
-    def validate(trainer: Trainer, *_: object) -> dict[int, float]:
-        seen.append({k: v.clone().numpy() for k, v in trainer.average.state_dict().items()})
-        return {1: next(checks)}
-
-    monkeypatch.setattr(training, "validate", validate)
-    tensors = fit_network(field.store, field.split, replace(TINY, validate_every=TINY.steps // 3), tmp_path)
-    assert len(seen) >= 3
-    assert "best validation gain over the gaussian row -0.100 dB" in capsys.readouterr().out
-    for name, value in seen[0].items():
-        np.testing.assert_array_equal(tensors[f"network.{name}"], value)
-    assert any(not np.array_equal(tensors[f"network.{k}"], v) for k, v in seen[-1].items())
-
-
-def test_validation_of_the_untrained_network_is_zero(field: Prepared, gaussian: LinearGaussian) -> None:
-    gains = training.validate(Trainer(field.store, TINY), field.store, field.split, gaussian, np.ones(1))
-    assert gains == pytest.approx({1: 0.0, 3: 0.0}, abs=1e-5)
+def test_the_same_seed_gives_the_same_network() -> None:
+    first, again, other = (replace(TINY, seed=seed).network(1).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert any(not torch.equal(first[k], other[k]) for k in first)
 
 
 def test_unknown_parameter_is_named() -> None:
     with pytest.raises(InputError, match="methods.*.params: found unknown key 'chanels'"):
         Settings.of({"chanels": [8, 16]})
+    assert Settings.of({"trunk_channels": []}).network(1).trunk is None
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_sections_that_only_graze_the_head_are_not_given_in_training(axis: int) -> None:
-    grid = np.stack(np.meshgrid(*[np.arange(21) - 10] * 3, indexing="ij"))
-    ball = (grid**2).sum(axis=0) <= 100
-    area = ball.sum(axis=tuple(a for a in range(3) if a != axis))
-    kept = training._well_filled(ball, axis).any(axis=tuple(a for a in range(3) if a != axis))
-    assert not kept[0] and not kept[-1] and kept[10]
-    np.testing.assert_array_equal(kept, area >= 0.2 * area.max())
+@pytest.mark.parametrize("trunk", [[8, 16], []], ids=["trunk", "no trunk"])
+def test_training_beats_the_gaussian_row_on_volumes_that_nothing_was_chosen_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trunk: list[int]
+) -> None:
+    monkeypatch.setattr(Draws, "_planes", axial_planes)
+    monkeypatch.setattr(training, "fit_core", plain_core)
+    columns = prepare_columns(tmp_path)
+    params = {"channels": [8, 16], "trunk_channels": trunk, "features": 4, "steps": 40, "learning_rate": 4e-3, "ema": 0.95}
+    params |= {"validate_every": 20, "validate_k": [1, 3], "draws": {"augment": {"warp": 0.0}}}
+    train("xdiff", MethodEntry("xdiff.model.method", params), columns.store, columns.split, tmp_path / "xdiff")
+    history = [json.loads(line) for line in (tmp_path / "xdiff/history.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in history] == [20, 40] and history[1]["loss"] < 0.8 * history[0]["loss"]
+    xdiffusion = method.load(tmp_path / "xdiff")
+    assert mean_gain_db(columns, xdiffusion) > 4  # dB; 10 to 12 when this was written
+    before = Settings.of(params).network(1).state_dict()
+    after = xdiffusion.network.state_dict()
+    assert not [k for k in before if torch.equal(before[k], after[k].cpu())]  # what is kept was trained, in every layer

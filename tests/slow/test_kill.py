@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -13,15 +14,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from columns import prepare_columns
 from conftest import REPOSITORY, Prepared
+from safetensors import safe_open
 
 from xdiff.checkpoint import read_weights
 
 pytestmark = pytest.mark.slow  # a minute: every start imports torch and MONAI
 
-# a checkpoint after every step, so that a training of seconds can be killed between two of them
-RUN = "import sys, xdiff.model.training as t; t.CHECKPOINT_SECONDS = 0.0; from xdiff.train import main; main(sys.argv[1:])"
-ENTRY = {"module": "xdiff.model.method", "params": {"channels": [8, 16], "steps": 60, "batch": 4, "validate_every": 20}}
+STEPS = 60
+# A checkpoint after every step, so that a training of seconds can be killed between two of them, of a problem that is learned
+# in these seconds.
+RUN = """
+import sys
+sys.path.insert(0, "tests")
+import columns, xdiff.draws, xdiff.loop, xdiff.model.training, xdiff.train
+xdiff.loop.CHECKPOINT_SECONDS = 0.0
+xdiff.draws.Draws._planes, xdiff.model.training.fit_core = columns.axial_planes, columns.plain_core
+xdiff.train.main(sys.argv[1:])
+"""
+SMALL = {"channels": [8, 16], "trunk_channels": [8, 16], "features": 4, "sections": 4, "validate_subjects": 1}
+SMALL |= {"draws": {"augment": {"warp": 0.0}}, "ema": 0.95}
+ENTRY = {"module": "xdiff.model.method", "params": {**SMALL, "steps": STEPS, "learning_rate": 4e-3, "validate_every": 20}}
 
 
 def start(cohort: Prepared, out: Path) -> subprocess.Popen:
@@ -31,11 +45,12 @@ def start(cohort: Prepared, out: Path) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", RUN, *map(str, arguments)], cwd=REPOSITORY, env=environment)
 
 
-def test_five_kills_end_in_the_weights_of_an_undisturbed_training(field: Prepared, tmp_path: Path) -> None:
-    assert start(field, tmp_path / "whole").wait(timeout=300) == 0
+def test_five_kills_end_in_the_weights_of_an_undisturbed_training(tmp_path: Path) -> None:
+    cohort = prepare_columns(tmp_path)
+    assert start(cohort, tmp_path / "whole").wait(timeout=300) == 0
     moments, killed = random.Random(4), 0
     for _ in range(5):
-        process = start(field, tmp_path / "killed")
+        process = start(cohort, tmp_path / "killed")
         seen = _checkpoint_time(tmp_path)
         deadline = time.monotonic() + 120
         while _checkpoint_time(tmp_path) == seen and process.poll() is None and time.monotonic() < deadline:
@@ -44,12 +59,28 @@ def test_five_kills_end_in_the_weights_of_an_undisturbed_training(field: Prepare
         process.send_signal(signal.SIGKILL)
         killed += process.wait(timeout=60) == -signal.SIGKILL
     assert killed >= 3, f"{killed} of 5 kills came before the training had ended"
-    assert start(field, tmp_path / "killed").wait(timeout=300) == 0
+    assert start(cohort, tmp_path / "killed").wait(timeout=300) == 0
     (whole, _), (resumed, config) = (read_weights(tmp_path / name) for name in ("whole", "killed"))
-    assert config["params"]["steps"] == 60
+    assert config["params"]["steps"] == STEPS
     assert set(whole) == set(resumed)
     for name, array in whole.items():
         np.testing.assert_array_equal(resumed[name], array, err_msg=name)
+    assert _step(tmp_path, "killed") == _step(tmp_path, "whole") == STEPS
+    losses = {check["step"]: check["loss"] for check in _history(tmp_path / "killed")}
+    assert set(losses) == {20, 40, 60} and all(math.isfinite(loss) for loss in losses.values())
+    assert losses[60] < 0.8 * losses[20]
+    checks = [{check["step"]: check["validation"] for check in _history(tmp_path / name)} for name in ("whole", "killed")]
+    assert checks[0] == checks[1]
+
+
+def _history(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def _step(folder: Path, name: str) -> int:
+    (path,) = folder.glob(f"{name}.checkpoints/*/checkpoint.safetensors")
+    with safe_open(path, framework="numpy") as handle:
+        return int(handle.metadata()["step"])
 
 
 def _checkpoint_time(folder: Path) -> int:

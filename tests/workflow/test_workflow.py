@@ -36,8 +36,14 @@ def config() -> Config:
 
 
 @pytest.fixture(scope="module")
-def metrics(smoke: Path) -> pd.DataFrame:
+def everything(smoke: Path) -> pd.DataFrame:
     return pd.read_csv(smoke / "results/metrics/all.tsv", sep="\t", dtype={"indices": str})
+
+
+@pytest.fixture(scope="module")
+def metrics(everything: pd.DataFrame) -> pd.DataFrame:
+    """What was measured on test subjects."""
+    return everything[~everything["metric"].str.startswith("history_")]
 
 
 def test_long_table_has_the_columns_of_the_contract(metrics: pd.DataFrame) -> None:
@@ -94,6 +100,21 @@ def test_rows_of_one_cohort_carry_its_split_and_one_weights_hash(metrics: pd.Dat
             assert written["sha256"][:12] == weights
 
 
+def test_trainings_are_told_beside_what_was_measured(everything: pd.DataFrame, smoke: Path, config: Config) -> None:
+    told = everything[everything["metric"].str.startswith("history_")]
+    models = {(job.trained_on, job.grid, job.method) for job in jobs(config)}
+    histories = {model: smoke.joinpath("results/models", *model, "history.jsonl").read_text() for model in models}
+    iterated = {model for model, text in histories.items() if text}
+    assert {model[2] for model in iterated} >= {"xdiff"} and len(iterated) < len(models)
+    assert set(told[["trained_on", "grid", "method"]].itertuples(index=False, name=None)) == iterated
+    for model in iterated:
+        steps = {json.loads(line)["step"] for line in histories[model].splitlines()}
+        own = told[(told[["trained_on", "grid", "method"]] == list(model)).all(axis=1)]
+        assert set(own["x"]) == steps and set(own["subject"]) <= {"validation", "training"}
+        assert own.loc[own["metric"] == "history_best", "value"].isin(steps).sum() == 1
+    assert (smoke / "results/figures/training_curves.png").exists()
+
+
 def test_known_order_of_methods_holds_on_the_field(metrics: pd.DataFrame) -> None:
     """The closed-form posterior is the best there is, and anything beats black."""
     rows = metrics[
@@ -113,7 +134,7 @@ def test_points_left_out_are_collected(smoke: Path) -> None:
 
 @pytest.mark.parametrize(
     ("pattern", "least"),
-    [("tables/main.md", 1), ("tables/main.tex", 1), ("tables/main.tsv", 1), ("tables/paired.tsv", 1), ("figures/*.png", 3)],
+    [(f"tables/{n}", 1) for n in ("main.md", "main.tex", "main.tsv", "paired.tsv", "posterior.tsv")] + [("figures/*.png", 3)],
 )
 def test_tables_and_figures_are_there(smoke: Path, pattern: str, least: int) -> None:
     found = list((smoke / "results").glob(pattern))

@@ -58,6 +58,10 @@ def weights_of(trained_on, grid, method):
     return f"results/models/{trained_on}/{grid}/{method}/weights.safetensors"
 
 
+def history_of(trained_on, grid, method):
+    return f"results/models/{trained_on}/{grid}/{method}/history.jsonl"
+
+
 def folder_of(job):
     return f"{job.cohort}/{job.grid}/{job.method}@{job.trained_on}/{job.sweep}"
 

@@ -25,6 +25,8 @@ rule collect:
     input:
         tables=[metrics_of(job, shard) for job in JOBS for shard in SHARDS],
         skipped=[skipped_of(job) for job in JOBS],
+        history=sorted({history_of(job.trained_on, job.grid, job.method) for job in JOBS}),
+        code=workflow.source_path("../../xdiff/metrics/history.py"),
     output:
         table="results/metrics/all.tsv",
         skipped="results/metrics/skipped.tsv",
@@ -39,7 +41,7 @@ rule collect:
         runtime=30,
         disk_mb=1000,
     shell:
-        "python -m xdiff.metrics collect --inputs {input.tables:q} --skipped {input.skipped:q}"
+        "python -m xdiff.metrics collect --inputs {input.tables:q} --skipped {input.skipped:q} --history {input.history:q}"
         " --out {output.table:q} --out-skipped {output.skipped:q} > {log:q} 2>&1"
 
 
@@ -47,7 +49,7 @@ rule panel:
     # The few sections that the qualitative figures show, so that figures need no volumes.
     input:
         manifests=[manifest_of(job, shard) for job in JOBS for shard in SHARDS],
-        code=workflow.source_path("../../xdiff/metrics/panel.py"),
+        code=[workflow.source_path(f"../../xdiff/{m}.py") for m in ("metrics/panel", "stats")],
     output:
         "results/metrics/panel.npz",
     log:

@@ -1,7 +1,9 @@
 # Tables, figures and the page, from the long table alone. None of these loads torch.
 REFERENCES = sorted(p.parent.name for p in Path(REPOSITORY).glob("results/reference/*/metrics.tsv"))
-TABLE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in ("tables", "stats", "layout", "markup")]
-FIGURE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in ("figures", "panel", "captions", "stats", "layout")]
+TABLE_MODULES = ("tables", "posterior_checks", "stats", "layout", "markup")
+TABLE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in TABLE_MODULES]
+FIGURE_MODULES = ("figures", "drawing", "panel", "captions", "step_sweep", "training_curves", "stats", "layout")
+FIGURE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in FIGURE_MODULES]
 
 
 rule tables:
@@ -14,6 +16,7 @@ rule tables:
         latex="results/tables/main.tex",
         numbers=report("results/tables/main.tsv", caption="../report/main_table.rst", category="Tables"),
         paired="results/tables/paired.tsv",
+        posterior="results/tables/posterior.tsv",
     log:
         "results/logs/tables.log",
     benchmark:

@@ -8,6 +8,7 @@ rule train:
     output:
         weights="results/models/{cohort}/{grid}/{method}/weights.safetensors",
         config="results/models/{cohort}/{grid}/{method}/config.json",
+        history="results/models/{cohort}/{grid}/{method}/history.jsonl",
     log:
         "results/logs/train/{cohort}/{grid}/{method}.log",
     benchmark:

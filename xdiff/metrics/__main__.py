@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from xdiff.errors import InputError
 from xdiff.metrics.evaluate import COLUMNS, KEY, evaluate
+from xdiff.metrics.history import history_rows
 from xdiff.metrics.panel import build_panels
 
 
-def collect(inputs: list[Path], out: Path) -> None:
-    """Concatenate metric tables into all.tsv; a point that two sweeps share is kept once."""
+def collect(inputs: Sequence[Path], out: Path, histories: Sequence[Path] = ()) -> None:
+    """Concatenate metric tables into all.tsv, and after them how trainings went; a point that two sweeps share is kept once."""
     tables = [pd.read_csv(p, sep="\t", dtype=str, keep_default_na=False) for p in inputs]
     for path, table in zip(inputs, tables, strict=True):
         if list(table.columns) != COLUMNS:
             raise InputError(path, f"columns {list(table.columns)}", COLUMNS)
-    together = pd.concat(tables).drop_duplicates(KEY, ignore_index=True)
+    trainings = [rows for rows in map(history_rows, histories) if len(rows)]
+    together = pd.concat([pd.concat(tables).drop_duplicates(KEY), *trainings], ignore_index=True)
     together.to_csv(out, sep="\t", index=False)
-    print(f"{out}: {len(together)} rows of {len(inputs)} tables")
+    print(f"{out}: {len(together)} rows of {len(inputs)} tables and {len(trainings)} trainings")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -32,6 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     one.add_argument("--out", type=Path, required=True)
     many = verbs.add_parser("collect", help="join the tables of many manifests")
     many.add_argument("--inputs", type=Path, nargs="+", required=True)
+    many.add_argument("--history", type=Path, nargs="*", default=[], help="history.jsonl of every model, empty or not")
     many.add_argument("--skipped", type=Path, nargs="*", default=[], help="tables of points left out, joined too")
     many.add_argument("--out", type=Path, required=True)
     many.add_argument("--out-skipped", type=Path)
@@ -44,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         evaluate(args.manifest).to_csv(args.out, sep="\t", index=False)
     elif args.verb == "collect":
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        collect(args.inputs, args.out)
+        collect(args.inputs, args.out, args.history)
         if args.out_skipped:
             pd.concat([pd.read_csv(p, sep="\t", dtype=str) for p in args.skipped]).to_csv(args.out_skipped, sep="\t", index=False)
     else:

@@ -12,6 +12,7 @@ import pandas as pd
 from xdiff.data.store import Store
 from xdiff.metrics.evaluate import load_prediction, parse_given
 from xdiff.planes import AXES, Plane
+from xdiff.stats import one_step_count
 
 VIEWS = ("axial", "coronal", "sagittal")
 
@@ -19,11 +20,13 @@ VIEWS = ("axial", "coronal", "sagittal")
 def build_panels(manifests: Sequence[Path], out: Path, wanted_k: Sequence[int] = (1, 5)) -> int:
     """Write panel.npz: for each (trained_on, cohort, grid) and K wanted, the first test subject under every method.
 
-    Only axis axial, policy uniform, thin sections; seed 0 of samples. Returns the number of panels.
+    Only axis axial, policy uniform, thin sections; seed 0 of samples; of a sweep over steps the one number of steps that the
+    tables show. Returns the number of panels.
     """
     table = pd.concat(
         [pd.read_csv(m, sep="\t", dtype={"subject": str, "grid": str, "indices": str}, keep_default_na=False) for m in manifests]
     )
+    table = one_step_count(table)
     base = table[
         (table["axis"] == "axial") & (table["policy"] == "uniform") & (table["thickness_mm"] == 0) & (table["seed"] == 0)
     ]

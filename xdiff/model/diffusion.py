@@ -1,82 +1,160 @@
-"""What is diffused, and what the network is shown: residual units, conditioning maps, the training loss.
+"""What is diffused, and what the network is shown: residual units, noise, conditioning maps, preconditioning, the loss.
 
-x_0 = G + s r_0 with G the linear-Gaussian estimate and s the standard deviation of its leave-one-out residual;
-r_t = (1 - t) r_0 + t noise, so that t = 1 is pure noise (terminal signal-to-noise ratio zero, 2305.08891). There the noise
-says nothing and the network is shown zeros instead: with plain L2 its output there estimates E[section | condition].
+x_0 = L + s r_0 with L the linear-Gaussian estimate with its local correction (local.py) and s the standard deviation of its
+leave-one-out residual at that many given sections; r_t = (1 - t) r_0 + t noise, so that t = 1 is pure noise (terminal
+signal-to-noise ratio zero, 2305.08891). There the noise says nothing and the network is shown zeros instead: with plain L2
+its output there estimates E[section | y]. sigma = t / (1 - t) is the noise level of EDM (2206.00364), whose preconditioning
+is used.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
-from xdiff.model.network import SectionNetwork, preconditioning
+from xdiff.local import Estimate
+from xdiff.model.network import Network, double, halve
 from xdiff.observation import Observation
 from xdiff.planes import stack
 
 DISTANCE_UNIT_MM = 40.0
 POSITION_UNIT_MM = 100.0
+FREQUENCIES = (1, 2, 4)
+LOG_SIGMA = (-3.0, 4.5)  # of the training draws: from the finest texture to the largest modes, which stand out of strong noise
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Everything that depends on the observation alone, computed once per volume: `maps` (channels, X, Y, Z), `gaussian`
-    (C, X, Y, Z) and `mask` (X, Y, Z) bool, all on the device."""
+    """Everything that depends on the observation alone, computed once per volume: `maps` (maps, X, Y, Z) and `mask`
+    (X, Y, Z) bool of the voxels that are known exactly, both on the device."""
 
     maps: Tensor
-    gaussian: Tensor
     mask: Tensor
 
-    def sections(self, axis: int, rows: Tensor | slice = slice(None)) -> Tensor:
-        """(n, condition_channels, h, w) for sections `rows` along an axis."""
-        chosen = stack(self.maps, axis)[rows]
-        one_hot = torch.zeros(chosen.shape[0], 3, *chosen.shape[2:], device=chosen.device)
-        one_hot[:, axis] = 1
-        return torch.cat([chosen, one_hot], dim=1)
+
+def map_channels(contrasts: int) -> int:
+    """Six maps per contrast (see make_condition); mask; distance; position."""
+    return 6 * contrasts + 2 + 3 * (1 + 2 * len(FREQUENCIES))
 
 
-def make_condition(observation: Observation, gaussian: np.ndarray, device: torch.device | str = "cpu") -> Condition:
-    """Conditioning maps of one observation: evidence, gaussian, mask, distance, position."""
-    mask = observation.mask
+def make_condition(observation: Observation, known: Estimate, scale: np.ndarray, device: torch.device | str = "cpu") -> Condition:
+    """Conditioning maps of one observation, from what is known without a network and the residual's scale s (C,), both in
+    units of the observation.
+
+    What the residual depends on is given in units of s, as the residual is: what the training volumes could not explain at
+    the given sections, how far the estimate is from linear interpolation, its own detail. In the image's units these are
+    small beside it and almost collinear with each other, and training sees nothing of them for a long time.
+    """
+    base, mask, wide = known.corrected, observation.mask, scale[:, None, None, None]
+    between = observation.interpolated - base if observation.interpolated.any() else np.zeros_like(base)
     maps = np.concatenate(
         [
             observation.evidence,
-            gaussian,
-            mask[None].astype(np.float32),
+            base,
+            known.spread / wide,
+            between / wide,
+            (base - ndimage.uniform_filter(base, (0, 3, 3, 3))) / wide,
+            np.broadcast_to(np.log(wide) + 2.5, base.shape),  # about 0 for residuals of 0.08
+            mask[None],
             np.minimum(observation.distance_mm, 4 * DISTANCE_UNIT_MM)[None] / DISTANCE_UNIT_MM,
-            position(observation),
-        ]
+            position(observation.shape, tuple(observation.spacing_mm)),
+        ],
+        dtype=np.float32,
     )
-    tensors = (torch.from_numpy(np.ascontiguousarray(a)) for a in (maps.astype(np.float32), gaussian, mask))
-    return Condition(*(t.to(device) for t in tensors))
+    # of a thick or oblique section only averages are known: the projection at the end sees to them
+    known_exactly = mask & all(p.thin for p in observation.planes)
+    return Condition(torch.from_numpy(maps).to(device), torch.from_numpy(known_exactly).to(device))
 
 
-def position(observation: Observation) -> np.ndarray:
-    """(3, X, Y, Z) float32: millimetres from the middle of the array, over 100."""
-    axes = [
-        (np.arange(n) - (n - 1) / 2) * mm / POSITION_UNIT_MM
-        for n, mm in zip(observation.shape, observation.spacing_mm, strict=True)
-    ]
-    return np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
+@functools.lru_cache(maxsize=4)
+def position(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> np.ndarray:
+    """Fourier features (3 (1 + 2 len(FREQUENCIES)), X, Y, Z) float32 of the place of every voxel, in 100 mm from the middle."""
+    axes = [(np.arange(n) - (n - 1) / 2) * mm / POSITION_UNIT_MM for n, mm in zip(shape, spacing_mm, strict=True)]
+    u = np.stack(np.meshgrid(*axes, indexing="ij"))
+    waves = [f(np.pi * k * u) for k in FREQUENCIES for f in (np.sin, np.cos)]
+    return np.concatenate([u, *waves]).astype(np.float32)
 
 
-def loss(
-    network: SectionNetwork, residual: Tensor, condition: Tensor, generator: torch.Generator, share_mean: float = 0.3
-) -> Tensor:
-    """Mean squared error of the preconditioned target over a batch of residual sections (B, C, h, w) in units of s.
+def section_maps(maps: Tensor, axis: int, rows: Tensor) -> Tensor:
+    """Conditioning (n, maps + 3, h, w) of sections `rows` along an axis of maps (maps, X, Y, Z): cut, and the axis one-hot."""
+    chosen = stack(maps, axis)[rows]
+    one_hot = torch.zeros(chosen.shape[0], 3, *chosen.shape[2:], device=chosen.device)
+    one_hot[:, axis] = 1
+    return torch.cat([chosen, one_hot], dim=1)
 
-    `share_mean` of the draws are at t = 1 with the state zeroed: plain L2, the estimate of the mean.
+
+def slabs(state: Tensor, axis: int, rows: Tensor, half: int) -> Tensor:
+    """(n, (2 half + 1) C, h, w): sections `rows` of a state (C, X, Y, Z) with their neighbours, zero outside the array."""
+    sections = stack(state, axis)
+    parts = []
+    for offset in range(-half, half + 1):
+        near = rows + offset
+        inside = ((near >= 0) & (near < len(sections)))[:, None, None, None]
+        parts.append(sections[near.clamp(0, len(sections) - 1)] * inside)
+    return torch.cat(parts, dim=1)
+
+
+def preconditioning(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """c_skip, c_out and c_in (B,) of EDM (2206.00364, table 1) for r_t = (1 - t) r_0 + t noise with unit-variance r_0."""
+    variance = (1 - t) ** 2 + t**2
+    return (1 - t) / variance, t / torch.sqrt(variance), 1 / torch.sqrt(variance)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """residual (V, C, X, Y, Z) in units of its scale, maps (V, maps, X, Y, Z), rows (V, n) of sections along `axis`."""
+
+    residual: Tensor
+    maps: Tensor
+    axis: int
+    rows: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(self.residual.to(device), self.maps.to(device), self.axis, self.rows.to(device))
+
+
+def draw_times(count: int, generator: torch.Generator) -> Tensor:
+    """(2 count,): every volume once at t = 1, once at a noise level that is uniform in log sigma."""
+    low, high = LOG_SIGMA
+    sigma = torch.exp(low + (high - low) * torch.rand(count, generator=generator))
+    return torch.cat([torch.ones(count), sigma / (1 + sigma)])
+
+
+def loss(network: Network, batch: Batch, generator: torch.Generator) -> Tensor:
+    """Mean squared error of the preconditioned target, of the sections and of the trunk's own estimate at half resolution.
+
+    Half of the draws are at t = 1 with the state zeroed: plain L2, the estimate of the mean.
     """
-    batch = residual.shape[0]
-    t = 0.01 + 0.98 * torch.rand(batch, generator=generator)
-    t = torch.where(torch.rand(batch, generator=generator) < share_mean, torch.ones(batch), t).to(residual.device)
+    t = draw_times(len(batch.residual), generator).to(batch.residual.device)
+    residual, maps = torch.cat([batch.residual] * 2), torch.cat([batch.maps] * 2)
+    rows = torch.cat([batch.rows] * 2)
     noise = torch.randn(residual.shape, generator=generator).to(residual.device)
-    at_end = (t == 1)[:, None, None, None]
-    mixed = (1 - t)[:, None, None, None] * residual + t[:, None, None, None] * noise
-    noisy = torch.where(at_end, torch.zeros_like(mixed), mixed)
-    skip, out = preconditioning(t)
-    target = (residual - skip * noisy) / out
-    return ((network.raw(noisy, t, condition) - target) ** 2).mean()
+    wide = t[:, None, None, None, None]
+    state = torch.where(wide < 1, (1 - wide) * residual + wide * noise, 0.0)
+    skip, out, scale_in = (c[:, None, None, None, None] for c in preconditioning(t))
+    target = (residual - skip * state) / out
+    noisy = scale_in * state
+    total, context = torch.zeros((), device=t.device), None
+    if network.trunk is not None:
+        coarse = network.trunk(noisy, t, maps)
+        total = total + ((coarse[:, : network.contrasts] - halve(target)) ** 2).mean()
+        context = double(coarse, residual.shape[2:])
+    raw = network.section(*_section_inputs(network, noisy, t, maps, context, batch.axis, rows))
+    wanted = torch.cat([stack(v, batch.axis)[r] for v, r in zip(target, rows, strict=True)])
+    return total + ((raw - wanted) ** 2).mean()
+
+
+def _section_inputs(
+    network: Network, noisy: Tensor, t: Tensor, maps: Tensor, context: Tensor | None, axis: int, rows: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Arguments of `Network.section` for sections `rows` (V, n) of V volumes."""
+    volumes = range(len(rows))
+    slab = torch.cat([slabs(noisy[v], axis, rows[v], network.slab) for v in volumes])
+    cut_maps = torch.cat([section_maps(maps[v], axis, rows[v]) for v in volumes])
+    cut_context = None if context is None else torch.cat([stack(context[v], axis)[rows[v]] for v in volumes])
+    return slab, t.repeat_interleave(rows.shape[1]), cut_maps, cut_context

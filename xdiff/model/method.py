@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from xdiff.checkpoint import Tensors, read_weights
 from xdiff.data.split import Split
 from xdiff.data.store import Store
-from xdiff.gaussian_fit import from_tensors
+from xdiff.draws import scale_at
+from xdiff.local import Core, common_axis
 from xdiff.model.diffusion import make_condition
-from xdiff.model.network import SectionNetwork
+from xdiff.model.network import Network
 from xdiff.model.sampler import mean_residual, sample_residual
 from xdiff.model.training import Settings, fit_network
 from xdiff.observation import Observation
@@ -20,14 +22,14 @@ from xdiff.planes import project
 
 
 def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
-    """Train the section network on the training side, resuming from `workdir`: network, residual scale and gaussian core."""
+    """Train the network on the training side, resuming from `workdir`: network, residual scale and core."""
     return fit_network(store, split, Settings.of(params), workdir)
 
 
 def load(weights: Path) -> XDiffusion:
     tensors, config = read_weights(weights)
     settings = Settings.of(config["params"])
-    network = SectionNetwork(len(config["contrasts"]), settings.channels)
+    network = settings.network(len(config["contrasts"]))
     state = {name.removeprefix("network."): torch.from_numpy(a) for name, a in tensors.items() if name.startswith("network.")}
     network.load_state_dict(state)
     return XDiffusion(network.eval(), tensors)
@@ -36,11 +38,11 @@ def load(weights: Path) -> XDiffusion:
 class XDiffusion:
     """A trained X-Diffusion, ready to reconstruct."""
 
-    def __init__(self, network: SectionNetwork, tensors: Tensors) -> None:
+    def __init__(self, network: Network, tensors: Tensors) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = network.to(self.device)
-        self.gaussian = from_tensors(tensors)
-        self.scale = tensors["residual_scale"][:, None, None, None]
+        self.core = Core.of(tensors)
+        self.scale, self.fusion = tensors["residual_scale"], tensors["fusion"]
         if self.device.type == "cuda":
             self.device_name = torch.cuda.get_device_name()
 
@@ -51,16 +53,24 @@ class XDiffusion:
 
         mean: one call per axis. sample: one draw with `steps` steps. mean_of_N: the mean of N draws.
         """
-        gaussian = self.gaussian.estimate(observation)
-        condition = make_condition(observation, gaussian, self.device)
+        known = self.core.estimate(observation)
+        scale = scale_at(self.scale, observation, known)
+        condition = make_condition(observation, known, scale, self.device)
         if estimate == "mean":
-            residual, evaluations = mean_residual(self.network, condition)
+            residual, evaluations = mean_residual(self.network, condition, self._weights(observation))
         else:
             count = 1 if estimate == "sample" else int(estimate.removeprefix("mean_of_"))
-            residual, evaluations = torch.zeros_like(condition.gaussian), 0
+            residual, evaluations = torch.zeros(known.corrected.shape, device=self.device), 0
             for _ in range(count):
-                noise = torch.from_numpy(generator.standard_normal(gaussian.shape, dtype=np.float32)).to(self.device)
+                noise = torch.from_numpy(generator.standard_normal(known.corrected.shape, dtype=np.float32)).to(self.device)
                 draw, used = sample_residual(self.network, condition, noise, steps)
                 residual, evaluations = residual + draw / count, evaluations + used
-        volume = gaussian + self.scale * residual.cpu().numpy()
+        volume = known.corrected + scale[:, None, None, None] * residual.cpu().numpy()
         return project(volume.astype(np.float32), observation.sections, observation.planes), None, evaluations
+
+    def _weights(self, observation: Observation) -> Tensor:
+        """Of the three axes' estimates in `mean`, (3,): fitted for sections of one axis, their average for any other."""
+        own, other = (float(w) for w in self.fusion)
+        axis = common_axis(observation)
+        weights = [(own + 2 * other) / 3] * 3 if axis is None else [own if a == axis else other for a in range(3)]
+        return torch.tensor(weights, device=self.device)

@@ -1,4 +1,8 @@
-"""The section network: a 2D U-Net (MONAI) from the noisy residual of a cross-section and its conditioning to the residual."""
+"""The network: a 3D trunk at half resolution that sees the whole state, and a 2D U-Net that draws sections (both MONAI).
+
+The trunk gives every voxel features and a first estimate; the section network refines that estimate section by section at
+full resolution, with a slab of the noisy state around it. Without the trunk a section knows nothing of the state around it.
+"""
 
 from __future__ import annotations
 
@@ -7,50 +11,79 @@ from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 from torch.nn import functional
 
-AXIS_CHANNELS = 3
-POSITION_CHANNELS = 3
 
+class Network(nn.Module):
+    """Raw output of the preconditioned denoiser (diffusion.py), per section of any axis.
 
-class SectionNetwork(nn.Module):
-    """D(r_t, t, c) -> r_0 of sections along any axis.
-
-    r_t: (B, C, h, w) noisy residual in units of its standard deviation; t: (B,) in [0, 1], 1 is pure noise;
-    condition: (B, condition_channels(C), h, w). The head is zero at the start, so that an untrained network returns the
-    Wiener estimate of a unit-variance residual: at t = 1 exactly 0, the gaussian row.
+    contrasts C; maps: channels of the conditioning volumes; features: channels that the trunk hands to the sections.
+    Both heads are zero at the start, so that an untrained network returns 0.
     """
 
-    def __init__(self, contrasts: int, channels: tuple[int, ...] = (16, 32, 64)) -> None:
+    def __init__(
+        self,
+        contrasts: int,
+        maps: int,
+        channels: tuple[int, ...] = (16, 32, 64),
+        trunk_channels: tuple[int, ...] = (16, 32, 64),
+        features: int = 8,
+        slab: int = 1,
+    ) -> None:
         super().__init__()
+        self.contrasts, self.slab = contrasts, slab
+        self.trunk = Trunk(contrasts, maps, trunk_channels, features) if trunk_channels else None
+        context = features + contrasts if trunk_channels else 0
         self.factor = 2 ** (len(channels) - 1)
-        self.unet = DiffusionModelUNet(
-            spatial_dims=2,
-            in_channels=contrasts + condition_channels(contrasts),
-            out_channels=contrasts,
-            channels=channels,
-            attention_levels=(False,) * len(channels),
-            num_res_blocks=1,
-            norm_num_groups=8,
-        )
+        self.sections = _unet(2, (2 * slab + 1) * contrasts + maps + 3 + context, contrasts, channels)
 
-    def forward(self, noisy: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        skip, out = preconditioning(t)
-        return skip * noisy + out * self.raw(noisy, t, condition)
-
-    def raw(self, noisy: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """The network inside the preconditioning; its target has about unit variance at every t."""
-        h, w = noisy.shape[-2:]
-        # r_t has variance (1-t)^2 + t^2: bring it back to one
-        scaled = noisy / torch.sqrt((1 - t) ** 2 + t**2)[:, None, None, None]
-        padded = functional.pad(torch.cat([scaled, condition], dim=1), (0, -w % self.factor, 0, -h % self.factor))
-        return self.unet(padded, timesteps=1000 * t)[..., :h, :w]
+    def section(self, slabs: Tensor, t: Tensor, maps: Tensor, context: Tensor | None) -> Tensor:
+        """(n, C, h, w) from the noisy slabs (n, (2 slab + 1) C, h, w) of unit variance, times t (n,), conditioning maps
+        (n, maps + 3, h, w) and the trunk's context (n, C + features, h, w), whose first C channels are its own estimate."""
+        h, w = slabs.shape[-2:]
+        inputs = [slabs, maps] if context is None else [slabs, maps, context]
+        padded = functional.pad(torch.cat(inputs, dim=1), (0, -w % self.factor, 0, -h % self.factor))
+        refined = self.sections(padded.contiguous(), timesteps=1000 * t)[..., :h, :w]
+        return refined if context is None else refined + context[:, : self.contrasts]
 
 
-def preconditioning(t: Tensor) -> tuple[Tensor, Tensor]:
-    """c_skip and c_out (B, 1, 1, 1) of EDM (2206.00364, table 1) for r_t = (1 - t) r_0 + t noise with unit-variance r_0."""
-    variance = (1 - t) ** 2 + t**2
-    return ((1 - t) / variance)[:, None, None, None], (t / torch.sqrt(variance))[:, None, None, None]
+class Trunk(nn.Module):
+    """A 3D U-Net on the state and the conditioning, both pooled by two."""
+
+    def __init__(self, contrasts: int, maps: int, channels: tuple[int, ...], features: int) -> None:
+        super().__init__()
+        self.contrasts, self.factor = contrasts, 2 ** (len(channels) - 1)
+        self.unet = _unet(3, contrasts + maps, features + contrasts, channels)
+        # the sections may use the features from the start, while the estimate begins at zero
+        nn.init.normal_(self.unet.out[-1].conv.weight[contrasts:], std=0.05)
+
+    def forward(self, noisy: Tensor, t: Tensor, maps: Tensor) -> Tensor:
+        """(B, C + features, X/2, Y/2, Z/2), halves rounded up, from the noisy state (B, C, X, Y, Z) of unit variance, t (B,) and
+        conditioning (B, maps, X, Y, Z). The first C channels are an estimate of the pooled target."""
+        pooled = halve(torch.cat([noisy, maps], dim=1))
+        sizes = pooled.shape[2:]
+        padding = [p for n in reversed(sizes) for p in (0, -n % self.factor)]
+        out = self.unet(functional.pad(pooled, padding), timesteps=1000 * t)
+        return out[:, :, : sizes[0], : sizes[1], : sizes[2]]
 
 
-def condition_channels(contrasts: int) -> int:
-    """Evidence and gaussian per contrast; mask; distance; position; axis."""
-    return 2 * contrasts + 2 + POSITION_CHANNELS + AXIS_CHANNELS
+def halve(volume: Tensor) -> Tensor:
+    """Average pooling by two of (B, C, X, Y, Z); what is left over at an odd end is averaged over what there is."""
+    return functional.avg_pool3d(volume, 2, ceil_mode=True, count_include_pad=False)
+
+
+def double(volume: Tensor, shape: torch.Size) -> Tensor:
+    """Trilinear interpolation of (B, C, ...) by two, cut to `shape` (X, Y, Z): back on the voxels that `halve` pooled."""
+    large = functional.interpolate(volume, scale_factor=2, mode="trilinear", align_corners=False)
+    return large[:, :, : shape[0], : shape[1], : shape[2]]
+
+
+def _unet(dimensions: int, in_channels: int, out_channels: int, channels: tuple[int, ...]) -> DiffusionModelUNet:
+    """MONAI's time-conditioned U-Net without attention: convolutions carry over to other sizes, and are fast on a CPU."""
+    return DiffusionModelUNet(
+        spatial_dims=dimensions,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        channels=channels,
+        attention_levels=(False,) * len(channels),
+        num_res_blocks=1,
+        norm_num_groups=4 if channels[0] % 8 else 8,
+    )

@@ -1,7 +1,7 @@
 """How a volume is made: one 3D state, one 3D noise, all sections of all axes denoised, fused, projected, stepped.
 
 Pure functions of a network, a condition and a noise tensor. The state is the residual r in units of s (diffusion.py), in which
-the given voxels are exactly 0, because G already has the given sections in it.
+the given voxels are exactly 0, because L already has the given sections in it.
 """
 
 from __future__ import annotations
@@ -9,47 +9,72 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xdiff.model.diffusion import Condition
-from xdiff.model.network import SectionNetwork
+from xdiff.model.diffusion import Condition, preconditioning, section_maps, slabs
+from xdiff.model.network import Network, double
 from xdiff.planes import stack, unstack
 
 BATCH = 64
+SIGMA_MAX, SIGMA_MIN, RHO = 80.0, 0.03, 7.0
 
 
 @torch.inference_mode()
-def denoise(network: SectionNetwork, state: Tensor, t: float, condition: Condition) -> tuple[Tensor, int]:
-    """One estimate of r_0 (C, X, Y, Z) from the state at time t: the three axes' estimates averaged, given voxels set to 0.
+def axis_estimates(network: Network, state: Tensor, t: float, condition: Condition) -> Tensor:
+    """Estimates of r_0 from the state (C, X, Y, Z) at time t, one per target axis: (3, C, X, Y, Z).
 
-    Returns it and the number of section evaluations. At t = 1 the network is shown zeros (see diffusion.py).
+    At t = 1 the network is shown zeros (see diffusion.py).
     """
-    shown = state if t < 1 else torch.zeros_like(state)
-    total, evaluations = torch.zeros_like(state), 0
+    time = torch.full((1,), t, device=state.device)
+    skip, out, scale_in = (float(c) for c in preconditioning(time))
+    noisy = scale_in * state if t < 1 else torch.zeros_like(state)
+    context = None
+    if network.trunk is not None:
+        context = double(network.trunk(noisy[None], time, condition.maps[None]), state.shape[1:])[0]
+    raw = []
     for axis in range(3):
-        sections = stack(shown, axis)
         parts = []
-        for rows in torch.arange(sections.shape[0], device=state.device).split(BATCH):
-            time = torch.full((len(rows),), t, device=state.device)
-            parts.append(network(sections[rows], time, condition.sections(axis, rows)))
-        total += unstack(torch.cat(parts), axis)
-        evaluations += sections.shape[0]
-    return torch.where(condition.mask, 0.0, total / 3), evaluations
+        for rows in torch.arange(state.shape[axis + 1], device=state.device).split(BATCH):
+            around = None if context is None else stack(context, axis)[rows]
+            slab, maps = slabs(noisy, axis, rows, network.slab), section_maps(condition.maps, axis, rows)
+            parts.append(network.section(slab, time.expand(len(rows)), maps, around))
+        raw.append(unstack(torch.cat(parts), axis))
+    return out * torch.stack(raw) + (skip * state if t < 1 else 0)
 
 
-def mean_residual(network: SectionNetwork, condition: Condition) -> tuple[Tensor, int]:
-    """One call per axis at t = 1: the estimate of E[r_0 | y], (C, X, Y, Z)."""
-    return denoise(network, torch.zeros_like(condition.gaussian), 1.0, condition)
+def fuse(estimates: Tensor, condition: Condition, weights: Tensor | None = None) -> Tensor:
+    """One estimate (C, X, Y, Z) of three (3, C, X, Y, Z): their mean, or weighted (3,), and 0 at the given voxels."""
+    fused = estimates.mean(dim=0) if weights is None else torch.tensordot(weights, estimates, dims=1)
+    return torch.where(condition.mask, 0.0, fused)
 
 
-def sample_residual(network: SectionNetwork, condition: Condition, noise: Tensor, steps: int) -> tuple[Tensor, int]:
+def evaluations(condition: Condition) -> int:
+    """Section evaluations of one call: all sections of three axes."""
+    return sum(condition.mask.shape)
+
+
+def mean_residual(network: Network, condition: Condition, weights: Tensor | None = None) -> tuple[Tensor, int]:
+    """One call per axis at t = 1: the estimate of E[r_0 | y], (C, X, Y, Z), and the number of section evaluations."""
+    nothing = torch.zeros(network.contrasts, *condition.mask.shape, device=condition.mask.device)
+    return fuse(axis_estimates(network, nothing, 1.0, condition), condition, weights), evaluations(condition)
+
+
+def times(steps: int) -> list[float]:
+    """steps + 1 times from 1 to 0: t = 1, then EDM's noise levels (2206.00364, eq. 5) from SIGMA_MAX to SIGMA_MIN, then 0."""
+    if steps < 1:
+        raise ValueError(f"{steps} steps, expected at least 1")
+    share = torch.linspace(0, 1, steps - 1, dtype=torch.float64) if steps > 2 else torch.full((steps - 1,), 0.5).double()
+    sigma = (SIGMA_MAX ** (1 / RHO) + share * (SIGMA_MIN ** (1 / RHO) - SIGMA_MAX ** (1 / RHO))) ** RHO
+    return [1.0, *(sigma / (1 + sigma)).tolist(), 0.0]
+
+
+def sample_residual(network: Network, condition: Condition, noise: Tensor, steps: int) -> tuple[Tensor, int]:
     """A draw of r_0 by `steps` deterministic (DDIM / flow) steps from noise (C, X, Y, Z) at t = 1 to t = 0.
 
     The noise estimate of every step follows from the fused, projected r_0, so that the state stays one volume.
     """
-    state, evaluations = noise, 0
-    times = torch.linspace(1, 0, steps + 1).tolist()
-    for t, following in zip(times[:-1], times[1:], strict=True):
-        clean, count = denoise(network, state, t, condition)
+    state = noise
+    grid = times(steps)
+    for t, following in zip(grid[:-1], grid[1:], strict=True):
+        clean = fuse(axis_estimates(network, state, t, condition), condition)
         direction = (state - (1 - t) * clean) / t
         state = (1 - following) * clean + following * direction
-        evaluations += count
-    return state, evaluations
+    return state, steps * evaluations(condition)

@@ -1,0 +1,189 @@
+"""A 3D U-Net that regresses the volume from the given sections: the strongest thing one would try before diffusion.
+
+It sees what X-Diffusion sees (the linear-Gaussian estimate with its local correction, evidence, interpolation, mask, distance,
+position; in training the patient is left out of the estimate) and predicts the estimate's residual, with a head that is zero at
+the start. MONAI's residual U-Net.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.networks.nets import UNet
+from torch import Tensor, nn
+from torch.nn import functional
+
+from xdiff.checkpoint import Tensors, read_weights
+from xdiff.config import from_dict
+from xdiff.data.split import Split
+from xdiff.data.store import Store
+from xdiff.draws import Checks, Draw, Draws, DrawSettings, mean_gain, residual_scale, scale_at
+from xdiff.local import Core, CoreSettings, Estimate, fit_core
+from xdiff.loop import LoopSettings, Scores
+from xdiff.loop import fit as run
+from xdiff.model.diffusion import make_condition, map_channels
+from xdiff.observation import Observation
+from xdiff.planes import project
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Parameters of the method entry. channels: widths of the levels, the first at half resolution; volumes: per training
+    step; the rest as in loop.py."""
+
+    channels: tuple[int, ...] = (32, 64, 96)
+    volumes: int = 2
+    steps: int = 3000
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    ema: float = 0.998
+    validate_every: int = 250
+    validate_k: tuple[int, ...] = (1, 5)
+    validate_subjects: int = 4
+    patience: int = 0
+    seed: int = 0
+    core: CoreSettings = field(default_factory=CoreSettings)
+    draws: DrawSettings = field(default_factory=DrawSettings)
+
+    @staticmethod
+    def of(params: dict) -> Settings:
+        return from_dict(Settings, params, "methods.*.params")
+
+    def loop(self) -> LoopSettings:
+        names = ("steps", "learning_rate", "weight_decay", "ema", "validate_every", "patience", "seed")
+        return LoopSettings(**{name: getattr(self, name) for name in names})
+
+    def network(self, contrasts: int) -> ResidualUNet:
+        torch.manual_seed(self.seed)
+        return ResidualUNet(contrasts, self.channels)
+
+
+class ResidualUNet(nn.Module):
+    """Residual of the estimate (B, C, X, Y, Z) in units of its scale, from conditioning maps (B, maps, X, Y, Z).
+
+    Blocks of 2 x 2 x 2 voxels become channels on the way in and voxels again on the way out: all of the detail at an eighth of
+    the positions, which is what makes it trainable on a CPU.
+    """
+
+    def __init__(self, contrasts: int, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.factor = 2 ** len(channels)
+        self.into = nn.Conv3d(8 * map_channels(contrasts), channels[0], 1)
+        self.body = UNet(
+            spatial_dims=3,
+            in_channels=channels[0],
+            out_channels=channels[0],
+            channels=(channels[0], *channels),
+            strides=(1,) + (2,) * (len(channels) - 1),
+            num_res_units=2,
+            # not MONAI's instance norm, which takes the brightness out of what is to be regressed
+            norm=("GROUP", {"num_groups": 8, "affine": True}),
+        )
+        self.head = nn.Conv3d(channels[0], 8 * contrasts, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        x, y, z = maps.shape[2:]
+        padding = [p for n in (z, y, x) for p in (0, -n % self.factor)]
+        features = self.into(blocks_to_channels(functional.pad(maps, padding)))
+        return channels_to_blocks(self.head(functional.silu(features + self.body(features))))[:, :, :x, :y, :z]
+
+
+def blocks_to_channels(volume: Tensor) -> Tensor:
+    """(B, C, 2X, 2Y, 2Z) to (B, 8C, X, Y, Z)."""
+    b, c, x, y, z = volume.shape
+    split = volume.reshape(b, c, x // 2, 2, y // 2, 2, z // 2, 2)
+    return split.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, 8 * c, x // 2, y // 2, z // 2)
+
+
+def channels_to_blocks(volume: Tensor) -> Tensor:
+    """Inverse of blocks_to_channels."""
+    b, c, x, y, z = volume.shape
+    split = volume.reshape(b, c // 8, 2, 2, 2, x, y, z)
+    return split.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, c // 8, 2 * x, 2 * y, 2 * z)
+
+
+class Regression:
+    """The training problem of the U-Net, as loop.py wants it."""
+
+    def __init__(self, draws: Draws, checks: Checks, settings: Settings) -> None:
+        self.draws, self.checks, self.settings = draws, checks, settings
+        self.scale = residual_scale(draws, settings.seed)
+        self.network = settings.network(len(draws.store.contrasts))
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Conditioning maps (V, maps, X, Y, Z) and residuals (V, C, X, Y, Z) of a few volumes."""
+        rng = np.random.default_rng([self.settings.seed, step])
+        pairs = []
+        for _ in range(self.settings.volumes):
+            draw = self.draws.one(rng)
+            scale = scale_at(self.scale, draw.observation, draw.known)
+            residual = ((draw.truth - draw.known.corrected) / scale[:, None, None, None]).astype(np.float32)
+            pairs.append((make_condition(draw.observation, draw.known, scale).maps, torch.from_numpy(residual)))
+        maps, residuals = zip(*pairs, strict=True)
+        return torch.stack(maps), torch.stack(residuals)
+
+    def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
+        """Mean squared error in units of the residual's scale."""
+        device = next(network.parameters()).device
+        maps, residual = (b.to(device) for b in batch)
+        return ((network(maps) - residual) ** 2).mean()
+
+    def validate(self, network: nn.Module) -> tuple[float, Scores]:
+        """Scored by the mean gain over the gaussian row."""
+
+        def predict(draw: Draw) -> np.ndarray:
+            return regress(network, draw.observation, draw.known, scale_at(self.scale, draw.observation, draw.known))
+
+        scores = self.checks.score(predict)
+        return mean_gain(scores), scores
+
+
+@torch.inference_mode()
+def regress(network: nn.Module, observation: Observation, known: Estimate, scale: np.ndarray) -> np.ndarray:
+    """The network's volume (C, X, Y, Z) in units of the observation, not yet projected on the data."""
+    maps = make_condition(observation, known, scale, next(network.parameters()).device).maps
+    return known.corrected + scale[:, None, None, None] * network(maps[None])[0].cpu().numpy()
+
+
+def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
+    """Train on the training side, resuming from `workdir`: network, residual scale and gaussian core."""
+    settings = Settings.of(params)
+    core = fit_core(store, split, settings.core)
+    draws = Draws(store, split.side("train"), core, settings.draws)
+    problem = Regression(draws, Checks(draws, split, settings.validate_k, settings.validate_subjects), settings)
+    best = run(problem, settings.loop(), workdir)
+    network = {f"network.{k}": v.cpu().numpy() for k, v in best.items()}
+    return {**network, "residual_scale": problem.scale, **core.tensors()}
+
+
+def load(weights: Path) -> UNetReconstructor:
+    tensors, config = read_weights(weights)
+    network = Settings.of(config["params"]).network(len(config["contrasts"]))
+    state = {name.removeprefix("network."): torch.from_numpy(a) for name, a in tensors.items() if name.startswith("network.")}
+    network.load_state_dict(state)
+    return UNetReconstructor(network.eval(), tensors)
+
+
+class UNetReconstructor:
+    """A trained U-Net, ready to reconstruct."""
+
+    def __init__(self, network: ResidualUNet, tensors: Tensors) -> None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.network = network.to(device)
+        self.core = Core.of(tensors)
+        self.scale = tensors["residual_scale"]
+        if device.type == "cuda":
+            self.device_name = torch.cuda.get_device_name()
+
+    def reconstruct(
+        self, observation: Observation, steps: int, estimate: str, generator: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray | None, int]:
+        """Volume (C, X, Y, Z) in units of the observation's scale; no standard deviation; no section evaluation."""
+        known = self.core.estimate(observation)
+        volume = regress(self.network, observation, known, scale_at(self.scale, observation, known))
+        return project(volume.astype(np.float32), observation.sections, observation.planes), None, 0

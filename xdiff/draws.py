@@ -1,0 +1,144 @@
+"""What methods that learn by examples are shown: random observations of training volumes with the estimate that leaves
+the patient out, and the subjects on which they are checked. Shared, so that methods differ in nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from xdiff.augment import Augmentation
+from xdiff.data.split import Split, patient_of
+from xdiff.data.store import Store
+from xdiff.local import Core, Estimate, log_distance
+from xdiff.observation import NotEnoughSections, Observation, Point, choose_planes, leaves_enough_unseen, observe, well_filled
+from xdiff.planes import AXIS_NAMES, Plane
+
+
+@dataclass(frozen=True)
+class DrawSettings:
+    """max_k: most given sections; uniform: share of draws with the sweeps' policy, the others have random sections."""
+
+    max_k: int = 12
+    uniform: float = 0.5
+    augment: Augmentation = field(default_factory=Augmentation)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One training case in the observation's units: truth (C, X, Y, Z) float32, what is known of it without a network, and
+    the foreground (X, Y, Z)."""
+
+    observation: Observation
+    truth: np.ndarray
+    known: Estimate
+    foreground: np.ndarray
+
+
+class Draws:
+    """Random cases from the training side, each a function of its generator alone."""
+
+    def __init__(self, store: Store, subjects: Sequence[str], core: Core, settings: DrawSettings) -> None:
+        self.store, self.core, self.settings = store, core, settings
+        self.subjects = list(subjects)
+
+    def one(self, rng: np.random.Generator) -> Draw:
+        subject = self.subjects[int(rng.integers(len(self.subjects)))]
+        spacing = self.store.spacing_mm(subject)
+        volume, foreground = self.store.volume(subject), self.store.foreground(subject)
+        if rng.random() < 0.5:  # left-right mirror image
+            volume, foreground = volume[:, ::-1], foreground[::-1]
+        volume, foreground = self.settings.augment(volume, foreground, spacing, rng)
+        return self.case(subject, volume, foreground, self._planes(rng, foreground, spacing))
+
+    def case(self, subject: str, volume: np.ndarray, foreground: np.ndarray, planes: list[Plane]) -> Draw:
+        """A volume of a subject, changed or not, seen through `planes`; its patient is left out of the core."""
+        store = self.store
+        observation = observe(volume, planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm)
+        known = self.core.estimate(observation, patient_of(subject))
+        return Draw(observation, volume / observation.scale[:, None, None, None], known, foreground)
+
+    def _planes(self, rng: np.random.Generator, foreground: np.ndarray, spacing: tuple) -> list[Plane]:
+        """Uniform as in the sweeps, or random; few sections more often than many."""
+        while True:
+            k = int(np.exp(rng.uniform(0, np.log(self.settings.max_k + 1))))
+            policy, axis = ("uniform" if rng.random() < self.settings.uniform else "random"), int(rng.integers(3))
+            point = Point(k, AXIS_NAMES[axis], policy, 0.0, 1, "mean", int(rng.integers(2**31)))
+            try:
+                return choose_planes(point, well_filled(foreground, axis), None, spacing, "draw")
+            except NotEnoughSections:
+                continue
+
+
+def residual_scale(draws: Draws, seed: int, count: int = 60) -> np.ndarray:
+    """How large truth - corrected estimate is, to be read with `scale_at`: (C, 5) float32, a parabola of log s over log x and
+    the range of log x that it was fitted on, from `count` draws without augmentation.
+
+    log x is local.log_distance. By the number of sections, draws of many sections side by side would outweigh all others.
+    """
+    rng = np.random.default_rng([seed, 2**31])
+    unchanged = Draws(draws.store, draws.subjects, draws.core, replace(draws.settings, augment=Augmentation(warp=0)))
+    log_x, log_s = [], []
+    for _ in range(count):
+        draw = unchanged.one(rng)
+        near = ~draw.observation.mask & (draw.foreground | (draw.known.corrected > 0.05).any(axis=0))
+        squares = ((draw.truth - draw.known.corrected)[:, near] ** 2).mean(axis=1)
+        log_x.append(log_distance(draw.observation, draw.known.gaussian))
+        log_s.append(0.5 * np.log(squares + 1e-12))
+    degree = 2 if np.ptp(log_x) > 0.2 else 0  # one kind of draw only: a constant
+    curves = np.zeros((len(log_s[0]), 3))
+    curves[:, : degree + 1] = np.polynomial.polynomial.polyfit(log_x, np.array(log_s), degree).T
+    ends = np.broadcast_to([min(log_x), max(log_x)], (len(curves), 2))
+    return np.concatenate([curves, ends], axis=1).astype(np.float32)
+
+
+def scale_at(table: np.ndarray, observation: Observation, known: Estimate) -> np.ndarray:
+    """s (C,) float32 of one observation, from the table of `residual_scale`."""
+    x = np.clip(log_distance(observation, known.gaussian), table[0, 3], table[0, 4])
+    return np.exp(table[:, 0] + table[:, 1] * x + table[:, 2] * x * x).astype(np.float32)
+
+
+class Checks:
+    """Fixed cases of validation subjects, and of as many training subjects, on which a network is scored in training."""
+
+    def __init__(self, draws: Draws, split: Split, ks: Sequence[int], count: int) -> None:
+        self.cases: list[tuple[str, int, Draw, float]] = []
+        sides = {"validation": split.side("val")[:count], "training": draws.subjects[:count]}
+        for side, subjects in sides.items():
+            for subject in subjects:
+                volume, foreground = draws.store.volume(subject), draws.store.foreground(subject)
+                for k in ks:
+                    point = Point(k, "axial", "uniform", 0.0, 1, "mean", 0)
+                    try:
+                        planes = choose_planes(point, foreground, None, draws.store.spacing_mm(subject), subject)
+                    except NotEnoughSections:
+                        continue
+                    if not leaves_enough_unseen(planes, foreground):
+                        continue
+                    draw = draws.case(subject, volume, foreground, planes)
+                    self.cases.append((side, k, draw, unseen_psnr(draw, draw.known.gaussian)))
+
+    def score(self, reconstruct: Callable[[Draw], np.ndarray]) -> dict[str, dict[int, dict[str, float]]]:
+        """side -> K -> mean PSNR (dB, region unseen) of `reconstruct(draw)` (C, X, Y, Z), and of the gaussian row."""
+        found: dict[str, dict[int, list[tuple[float, float]]]] = {}
+        for side, k, draw, base in self.cases:
+            found.setdefault(side, {}).setdefault(k, []).append((unseen_psnr(draw, reconstruct(draw)), base))
+        return {
+            side: {k: dict(zip(("psnr", "gaussian"), np.mean(v, axis=0).round(4).tolist(), strict=True)) for k, v in by_k.items()}
+            for side, by_k in found.items()
+        }
+
+
+def mean_gain(scores: dict[str, dict[int, dict[str, float]]]) -> float:
+    """Mean over K of the gain over the gaussian row on the validation side, dB; 0 where there is no such side."""
+    gains = [score["psnr"] - score["gaussian"] for score in scores.get("validation", {}).values()]
+    return sum(gains) / len(gains) if gains else 0.0
+
+
+def unseen_psnr(draw: Draw, volume: np.ndarray) -> float:
+    """Squared error over all non-given voxels per non-given foreground voxel, in dB of the observation's scale."""
+    hidden = ~draw.observation.mask
+    squares = ((volume - draw.truth)[:, hidden] ** 2).sum() / (len(volume) * (hidden & draw.foreground).sum())
+    return float(-10 * np.log10(squares))
