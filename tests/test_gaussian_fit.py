@@ -130,7 +130,7 @@ def test_with_400_draws_the_mean_approaches_the_closed_form() -> None:
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_errors_by_inner_products_are_those_of_the_volumes(fitted: LinearGaussian, stored, axis: int) -> None:
     """Every lambda and L at once, from products of sections, against making each volume."""
-    case = LeftOut(fitted, stored[0], list(fitted.subjects), 5, [Plane(axis, 3), Plane(axis, 4), Plane(axis, 11)])
+    case = LeftOut(fitted, stored[0], list(fitted.patients), 5, [Plane(axis, 3), Plane(axis, 4), Plane(axis, 11)])
     ridges, lengths = np.array([0.01, 0.5]), (4.0, 20.0)
     slow = [[case.squares(r, mm).sum(dtype=np.float64) for mm in lengths] for r in ridges]
     np.testing.assert_allclose(case.errors(ridges, lengths), slow, rtol=1e-3)

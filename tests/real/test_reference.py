@@ -68,7 +68,7 @@ def prepared_store(config: Config, out: Path) -> tuple[Store, list[str], list[st
 def fitted(store: Store, subjects: list[str]) -> LinearGaussian:
     """As gaussian_fit.fit, at the one axis and K that is scored: the other 17 would take minutes and change nothing."""
     rows, used = training_rows(store, subjects)
-    model = LinearGaussian(rows, subjects=tuple(used))
+    model = LinearGaussian(rows, patients=tuple(used))
     _fit_point(model, store, used, axis=2, j=FIT_K.index(K), k=K, n_checked=8)
     return model
 
