@@ -30,15 +30,16 @@ SIZES = (3, 5, 9)  # voxels: of the box filters
 REACH_MM = 40.0  # distances count up to here
 POWERS = 3  # of how much is open, in every weight
 RIDGE = 1e-7  # relative to each feature's power: keeps near-collinear features solvable
-VOXELS = 6_000  # of each case
 
 
 @dataclass(frozen=True)
 class CoreSettings:
-    """max_volumes: most training volumes of the linear-Gaussian estimate; cases: training cases of the correction."""
+    """max_volumes: most training volumes of the linear-Gaussian estimate; cases: training cases of the correction, with `voxels`
+    random voxels each."""
 
     max_volumes: int = 400
     cases: int = 400
+    voxels: int = 6000
 
 
 class Estimate(NamedTuple):
@@ -152,17 +153,23 @@ def fit_core(store: Store, split: Split, settings: CoreSettings, seed: int = 0) 
         rng = np.random.default_rng([seed, 77, case])
         policy = "random" if rng.random() < 0.25 else "uniform"
         point = Point(FIT_K[case % len(FIT_K)], AXIS_NAMES[rng.integers(3)], policy, 0.0, 1, "mean", case)
-        _add_case(systems, store, linear, subjects[rng.integers(len(subjects))], point, rng)
+        _add_case(systems, store, linear, subjects[rng.integers(len(subjects))], (point, settings.voxels), rng)
     if not systems[0].cases:
         raise InputError(store.folder, f"training volumes too small for {FIT_K[0]} given section", "more foreground sections")
     return Core(linear, np.stack([system.solve() for system in systems]))
 
 
 def _add_case(
-    systems: list[_System], store: Store, linear: LinearGaussian, subject: str, point: Point, rng: np.random.Generator
+    systems: list[_System],
+    store: Store,
+    linear: LinearGaussian,
+    subject: str,
+    setting: tuple[Point, int],
+    rng: np.random.Generator,
 ) -> None:
     """One training volume (or its mirror image) seen through given sections, left out of the core, added to the systems of all
     contrasts in units of its own residual, so that few sections do not outweigh many; nothing where they do not fit."""
+    point, voxels = setting
     volume, foreground = store.volume(subject), store.foreground(subject)
     if rng.random() < 0.5:
         volume, foreground = volume[:, ::-1], foreground[::-1]
@@ -177,7 +184,7 @@ def _add_case(
     keep = linear.without(linear.patients.index(patient)) if patient in linear.patients else None
     gaussian, spread = linear.estimate_parts(observation, keep)
     residual = volume / observation.scale[:, None, None, None] - gaussian
-    chosen = rng.choice(np.flatnonzero(~observation.mask), VOXELS)
+    chosen = rng.choice(np.flatnonzero(~observation.mask), voxels)
     distance = _distance(observation).ravel()[chosen]
     powers = np.stack([np.ones_like(distance), distance, distance**2], axis=1)
     powers = (powers[:, :, None] * openness(observation, gaussian).astype(np.float32)).reshape(len(chosen), 1, 3 * POWERS)
