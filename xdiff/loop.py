@@ -72,16 +72,16 @@ def fit(problem: Problem, settings: LoopSettings, workdir: Path) -> dict[str, Te
     trainer.resume(workdir / "checkpoint.safetensors")
     size = sum(p.numel() for p in problem.network.parameters())
     print(f"training {size} parameters from step {trainer.step} of {settings.steps} on {trainer.device}", flush=True)
-    if trainer.step == 0:  # the untrained network is a candidate too: training that only harms is not kept
-        print(f"untrained: validation score {trainer.check()['score']:+.3f} dB", flush=True)
     with _Progress(trainer, workdir) as progress:
+        if trainer.step == 0:  # the untrained network is a candidate too: training that only harms is not kept
+            progress.after_check(trainer.check(), trainer.first_loss())
         saved = time.perf_counter()
         for batch, waited in _batches(problem, trainer.step, settings.steps):
             if trainer.stopped:
                 break
             progress.after_step(trainer.update(batch), waited)
             if trainer.step % settings.validate_every == 0 or trainer.step == settings.steps:
-                progress.after_check(trainer.check())
+                progress.after_check(trainer.check(), trainer.mean_loss())
             spent = time_left_s() <= 0
             if spent or time.perf_counter() - saved > CHECKPOINT_SECONDS:
                 trainer.save(workdir / "checkpoint.safetensors")
@@ -141,6 +141,18 @@ class Trainer:
             torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
         self.seconds += time.perf_counter() - started
         return value
+
+    def first_loss(self) -> float:
+        """Loss of the network as it is on the first batch."""
+        with torch.no_grad():
+            generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003)
+            return self.problem.loss(self.network, self.problem.batch(0), generator).item()
+
+    def mean_loss(self) -> float:
+        """Mean training loss since it was last asked for."""
+        mean = self.loss_sum / self.loss_count
+        self.loss_sum, self.loss_count = 0.0, 0
+        return mean
 
     def check(self) -> dict[str, Any]:
         """Validate the averaged weights, keep them if they are the best; returns the record for the history."""
@@ -238,10 +250,8 @@ class _Progress:
         if self.board:
             self.board.add_scalar("loss", loss, self.trainer.step)
 
-    def after_check(self, record: dict[str, Any]) -> None:
-        trainer = self.trainer
-        record = {**record, "loss": round(trainer.loss_sum / trainer.loss_count, 5), "waiting": round(self.waiting, 4)}
-        trainer.loss_sum, trainer.loss_count = 0.0, 0
+    def after_check(self, record: dict[str, Any], loss: float) -> None:
+        record = {**record, "loss": round(loss, 5), "waiting": round(self.waiting, 4)}
         with (self.workdir / "history.jsonl").open("a") as handle:
             handle.write(json.dumps(record) + "\n")
         tqdm.write(json.dumps(record), file=sys.stdout)

@@ -15,15 +15,17 @@ from xdiff.model.diffusion import (
     loss,
     make_condition,
     map_channels,
-    preconditioning,
+    precondition,
     section_maps,
     slabs,
 )
 from xdiff.model.network import Network, double, halve
+from xdiff.model.spectrum import BINS
 from xdiff.observation import observe
 from xdiff.planes import Plane, stack
 
 MAPS = map_channels(1)
+WHITE = torch.ones(1, BINS)
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -48,7 +50,7 @@ def test_untrained_network_returns_zero_at_any_size(h: int, w: int, trunk: tuple
     network = Network(2, 10, (8, 16, 16), trunk, features=4, slab=1).eval()
     context = torch.cat([torch.zeros(3, 2, h, w), randn(3, 4, h, w)], dim=1) if trunk else None
     with torch.no_grad():
-        out = network.section(randn(3, 6, h, w), torch.tensor([0.0, 0.4, 1.0]), randn(3, 13, h, w), context)
+        out = network.section(randn(3, 12, h, w), torch.tensor([0.0, 0.4, 1.0]), randn(3, 13, h, w), context)
     assert out.shape == (3, 2, h, w) and not out.any()
 
 
@@ -56,7 +58,7 @@ def test_untrained_network_returns_zero_at_any_size(h: int, w: int, trunk: tuple
 def test_trunk_starts_with_features_and_no_estimate(shape: tuple[int, int, int]) -> None:
     network = Network(2, 10, (8, 16), (8, 16, 16), features=4).eval()
     with torch.no_grad():
-        out = network.trunk(randn(1, 2, *shape), torch.tensor([0.5]), randn(1, 10, *shape))
+        out = network.trunk(randn(1, 4, *shape), torch.tensor([0.5]), randn(1, 10, *shape))
     assert out.shape == (1, 6, *(-(-n // 2) for n in shape))
     assert not out[:, :2].any() and (out[:, 2:].flatten(2).std(dim=2) > 0.01).all()
 
@@ -65,13 +67,13 @@ def test_trunks_own_estimate_is_refined_by_the_sections() -> None:
     network = Network(1, MAPS, (8, 16), (8, 16), features=4).eval()
     context = randn(2, 5, 12, 10)
     with torch.no_grad():
-        out = network.section(randn(2, 3, 12, 10), torch.ones(2), randn(2, MAPS + 3, 12, 10), context)
+        out = network.section(randn(2, 6, 12, 10), torch.ones(2), randn(2, MAPS + 3, 12, 10), context)
     torch.testing.assert_close(out, context[:, :1])
 
 
 def test_only_the_trunk_tells_a_section_of_the_state_far_away() -> None:
     """Section 3 with the state changed in sections 9 and beyond: the slab does not reach there."""
-    state = randn(1, 1, 16, 12, 10)
+    state = randn(1, 2, 16, 12, 10)
     changed = state.clone()
     changed[:, :, 9:] += 1
     maps, rows, t = randn(1, MAPS, 16, 12, 10, seed=1), torch.tensor([3]), torch.tensor([0.5])
@@ -156,16 +158,17 @@ def test_doubled_voxels_lie_where_halved_ones_came_from(shape: tuple[int, int, i
 # The objective ------------------------------------------------------------------------------------------------------
 
 
-def test_preconditioning_is_the_best_linear_estimate_of_unit_noise() -> None:
-    rng = np.random.default_rng(0)
-    clean, noise = rng.standard_normal((2, 400_000))
+def test_preconditioning_of_white_residuals_is_that_of_edm() -> None:
+    """2206.00364, table 1: c_skip and c_out for unit variance; the input has unit variance."""
+    clean, noise = randn(1, 1, 24, 20, 18), randn(1, 1, 24, 20, 18, seed=1)
     for t in (0.1, 0.5, 0.9):
-        state = (1 - t) * clean + t * noise
-        skip, out, scale_in = (float(v) for v in preconditioning(torch.tensor([t])))
-        assert skip == pytest.approx(np.mean(clean * state) / np.mean(state**2), abs=0.01)
-        assert out == pytest.approx(np.std(clean - skip * state), abs=0.01)
-        assert scale_in == pytest.approx(1 / np.std(state), abs=0.01)
-    assert [float(v) for v in preconditioning(torch.ones(1))] == [0.0, 1.0, 1.0]
+        state, variance = (1 - t) * clean + t * noise, (1 - t) ** 2 + t**2
+        linear, unit, shown = precondition(state, torch.tensor([t]), WHITE)
+        torch.testing.assert_close(linear, (1 - t) / variance * state, atol=1e-5, rtol=0)
+        assert unit.item() == pytest.approx(t / variance**0.5, rel=1e-4)
+        assert (clean - linear).std().item() == pytest.approx(unit.item(), rel=0.03)
+        assert shown.shape == (1, 2, 24, 20, 18) and shown[:, :1].std().item() == pytest.approx(1, abs=0.03)
+        assert torch.equal(shown[:, 1:], linear)
 
 
 def test_half_of_the_draws_are_at_the_end_and_the_others_uniform_in_log_sigma() -> None:
@@ -192,15 +195,15 @@ class Oracle(Network):
 
     def section(self, slabs: torch.Tensor, t: torch.Tensor, maps: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
         self.shown = [*getattr(self, "shown", []), (slabs, t)]
-        skip, out, scale_in = (c[:, None, None, None] for c in preconditioning(t))
-        return (maps[:, :1] - skip * slabs[:, 1:2] / scale_in) / out
+        unit = (t / torch.sqrt((1 - t) ** 2 + t**2))[:, None, None, None]
+        return (maps[:, :1] - slabs[:, 3:4]) / unit
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_loss_of_a_perfect_answer_is_zero(axis: int) -> None:
     """Only where sections, slabs, maps, times and targets of all volumes belong together."""
     oracle = Oracle(1, MAPS, (8, 16), ())
-    assert loss(oracle, batch(axis=axis), torch.Generator().manual_seed(0)).item() < 1e-8
+    assert loss(oracle, WHITE, batch(axis=axis), torch.Generator().manual_seed(0)).item() < 1e-8
 
 
 def test_loss_of_no_answer_is_one_and_that_of_the_trunk_an_eighth() -> None:
@@ -209,7 +212,7 @@ def test_loss_of_no_answer_is_one_and_that_of_the_trunk_an_eighth() -> None:
     for trunk, found in values.items():
         network = Network(1, MAPS, (8, 16), trunk)
         with torch.no_grad():
-            found += [loss(network, batch(), torch.Generator().manual_seed(s)).item() for s in range(4)]
+            found += [loss(network, WHITE, batch(), torch.Generator().manual_seed(s)).item() for s in range(4)]
     assert np.mean(values[()]) == pytest.approx(1.0, abs=0.05)
     assert np.mean(np.subtract(values[8, 16], values[()])) == pytest.approx(1 / 8, abs=0.01)
 
@@ -218,20 +221,20 @@ def test_loss_depends_on_its_generator_alone() -> None:
     network, values = scrambled(), []
     for seed in (0, 0, 1):
         torch.manual_seed(seed + len(values))  # the global state must not matter
-        values.append(loss(network, batch(2), torch.Generator().manual_seed(seed)).item())
+        values.append(loss(network, WHITE, batch(2), torch.Generator().manual_seed(seed)).item())
     assert values[0] == values[1] != values[2]
 
 
 def test_draws_at_the_end_see_no_state_and_the_others_one_of_unit_variance() -> None:
     oracle = Oracle(1, MAPS, (8, 16), ())
     for seed in range(6):
-        loss(oracle, batch(), torch.Generator().manual_seed(seed))
+        loss(oracle, WHITE, batch(), torch.Generator().manual_seed(seed))
     for state, t in oracle.shown:
         assert (t[:24] == 1).all() and not state[:24].any()
-        assert (t[24:] < 1).all() and state[24:, 1].std() == pytest.approx(1.0, abs=0.1)
+        assert (t[24:] < 1).all() and state[24:, 2].std() == pytest.approx(1.0, abs=0.1)
 
 
 def test_gradient_reaches_trunk_and_sections() -> None:
     network = scrambled()
-    loss(network, batch(2), torch.Generator().manual_seed(0)).backward()
+    loss(network, WHITE, batch(2), torch.Generator().manual_seed(0)).backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters())

@@ -10,11 +10,13 @@ import torch
 
 from xdiff.local import Estimate
 from xdiff.model import sampler
-from xdiff.model.diffusion import Condition, make_condition, map_channels, preconditioning
+from xdiff.model.diffusion import Condition, make_condition, map_channels
 from xdiff.model.network import Network
+from xdiff.model.spectrum import BINS
 from xdiff.observation import Observation, observe
 from xdiff.planes import CubeRotation, Plane, cube_rotations
 
+WHITE = torch.ones(1, BINS)
 SHAPE = (20, 24, 18)
 SPACING = (4.0, 3.0, 5.0)
 KNOWN = 1  # the map that holds the estimate without a network, of one contrast
@@ -30,9 +32,9 @@ class Known:
         self.answer = answer
 
     def section(self, slabs: torch.Tensor, t: torch.Tensor, maps: torch.Tensor, context: None) -> torch.Tensor:
-        skip, out, scale_in = (c[:, None, None, None] for c in preconditioning(t))
-        state = slabs[:, 1:2] / scale_in
-        return (self.answer(state, t, maps) - skip * state) / out
+        size = torch.sqrt((1 - t) ** 2 + t**2)[:, None, None, None]  # of a state of white noise
+        state, linear, unit = slabs[:, 2:3] * size, slabs[:, 3:4], t[:, None, None, None] / size
+        return (self.answer(state, t, maps) - linear) / unit
 
 
 def knows_estimate(state: torch.Tensor, t: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
@@ -83,7 +85,7 @@ def noise(seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("t", [1.0, 0.5])
 def test_sections_of_all_axes_are_put_back_where_they_were_cut(condition: Condition, t: float) -> None:
     known = condition.maps[KNOWN : KNOWN + 1]
-    estimates = sampler.axis_estimates(Known(knows_estimate), noise(), t, condition)
+    estimates = sampler.axis_estimates(Known(knows_estimate), WHITE, noise(), t, condition)
     torch.testing.assert_close(estimates, known.expand(3, *known.shape), atol=1e-5, rtol=0)
     fused = sampler.fuse(estimates, condition)
     torch.testing.assert_close(fused, torch.where(condition.mask, 0.0, known), atol=1e-5, rtol=0)
@@ -97,7 +99,7 @@ def axis_number(state: torch.Tensor, t: torch.Tensor, maps: torch.Tensor) -> tor
 def test_three_axes_count_equally_or_as_they_are_weighted(
     condition: Condition, weights: tuple[float, ...] | None, expected: float
 ) -> None:
-    estimates = sampler.axis_estimates(Known(axis_number), noise(), 0.5, condition)
+    estimates = sampler.axis_estimates(Known(axis_number), WHITE, noise(), 0.5, condition)
     fused = sampler.fuse(estimates, condition, None if weights is None else torch.tensor(weights))
     assert not fused[:, condition.mask].any()
     hidden = fused[:, ~condition.mask]
@@ -106,18 +108,18 @@ def test_three_axes_count_equally_or_as_they_are_weighted(
 
 def test_an_untrained_network_estimates_nothing_of_noise_and_the_wiener_estimate_afterwards(condition: Condition) -> None:
     untrained = Network(1, map_channels(1), (8, 16), (8, 16), features=4).eval()
-    assert not sampler.mean_residual(untrained, condition)[0].any()
-    estimate = sampler.fuse(sampler.axis_estimates(untrained, noise(), 0.4, condition), condition)
+    assert not sampler.mean_residual(untrained, WHITE, condition)[0].any()
+    estimate = sampler.fuse(sampler.axis_estimates(untrained, WHITE, noise(), 0.4, condition), condition)
     expected = torch.where(condition.mask, 0.0, 0.6 / (0.6**2 + 0.4**2) * noise())
     torch.testing.assert_close(estimate, expected)
 
 
 def test_trunk_has_a_say(network: Network, condition: Condition) -> None:
-    with_trunk, _ = sampler.mean_residual(network, condition)
+    with_trunk, _ = sampler.mean_residual(network, WHITE, condition)
     weights = {k: v.clone() for k, v in network.trunk.state_dict().items()}
     try:
         torch.nn.init.zeros_(network.trunk.unet.out[-1].conv.weight)
-        without, _ = sampler.mean_residual(network, condition)
+        without, _ = sampler.mean_residual(network, WHITE, condition)
     finally:
         network.trunk.load_state_dict(weights)
     assert (with_trunk - without).std() > 0.01
@@ -143,7 +145,7 @@ def test_no_steps_are_refused() -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_a_network_that_knows_the_answer_gives_it_in_any_number_of_steps(condition: Condition, steps: int) -> None:
-    sample, evaluations = sampler.sample_residual(Known(knows_estimate), condition, noise(), steps)
+    sample, evaluations = sampler.sample_residual(Known(knows_estimate), WHITE, condition, noise(), steps)
     torch.testing.assert_close(sample, torch.where(condition.mask, 0.0, condition.maps[KNOWN : KNOWN + 1]), atol=1e-4, rtol=0)
     assert evaluations == steps * sum(SHAPE)
 
@@ -153,7 +155,7 @@ def test_exact_denoiser_of_white_noise_draws_white_noise(condition: Condition, s
     """Its flow must end in the variance that the denoiser knows, at many steps; one step is the mean."""
     deviations = {}
     for steps in (1, 4, 80):
-        sample, _ = sampler.sample_residual(Known(noise_of_size(size)), condition, noise(), steps)
+        sample, _ = sampler.sample_residual(Known(noise_of_size(size)), WHITE, condition, noise(), steps)
         deviations[steps] = sample[:, ~condition.mask].std().item()
         assert not sample[:, condition.mask].any()
     assert deviations[1] == 0
@@ -161,8 +163,8 @@ def test_exact_denoiser_of_white_noise_draws_white_noise(condition: Condition, s
 
 
 def test_mean_and_one_step_agree(network: Network, condition: Condition) -> None:
-    mean, evaluations = sampler.mean_residual(network, condition)
-    one, _ = sampler.sample_residual(network, condition, noise(), 1)
+    mean, evaluations = sampler.mean_residual(network, WHITE, condition)
+    one, _ = sampler.sample_residual(network, WHITE, condition, noise(), 1)
     torch.testing.assert_close(one, mean)
     assert evaluations == sum(SHAPE) and mean.std() > 0.01
 
@@ -174,7 +176,7 @@ def test_state_is_hidden_at_the_start_and_shown_afterwards(condition: Condition)
         shown[round(float(t[0]), 6)] = bool(state.any())
         return torch.zeros_like(state)
 
-    sampler.sample_residual(Known(spy), condition, noise(), 4)
+    sampler.sample_residual(Known(spy), WHITE, condition, noise(), 4)
     assert shown == {round(t, 6): t < 1 for t in sampler.times(4)[:-1]}
 
 
@@ -190,13 +192,13 @@ def test_result_does_not_depend_on_the_batch(network: Network, condition: Condit
     for batch in (5, 64):
         monkeypatch.setattr(sampler, "BATCH", batch)
         sizes.clear()
-        results[batch], evaluations = sampler.sample_residual(network, condition, noise(), 2)
+        results[batch], evaluations = sampler.sample_residual(network, WHITE, condition, noise(), 2)
         assert max(sizes) == min(batch, max(SHAPE)) and sum(sizes) == evaluations == 2 * sum(SHAPE)
     torch.testing.assert_close(results[5], results[64], atol=1e-4, rtol=0)
 
 
 def test_noise_decides_the_draw(network: Network, condition: Condition) -> None:
-    first, same, other = (sampler.sample_residual(network, condition, noise(s), 3)[0] for s in (0, 0, 1))
+    first, same, other = (sampler.sample_residual(network, WHITE, condition, noise(s), 3)[0] for s in (0, 0, 1))
     assert torch.equal(first, same)
     assert (first - other)[:, ~condition.mask].std() > 0.1
 
@@ -226,16 +228,16 @@ class Pointwise(Known):
 
     def section(self, slabs: torch.Tensor, t: torch.Tensor, maps: torch.Tensor, context: None) -> torch.Tensor:
         seen = (maps[:, : len(self.weights)] * self.weights[:, None, None]).sum(dim=1, keepdim=True)
-        return torch.tanh(seen + slabs[:, 1:2]) * torch.cos(slabs[:, :1] + slabs[:, 2:]) * (1 + t[:, None, None, None])
+        return torch.tanh(seen + slabs[:, 2:3]) * torch.cos(slabs[:, :1] + slabs[:, 4:5]) * (1 + t[:, None, None, None])
 
 
 @pytest.mark.parametrize("rotation", list(cube_rotations()), ids=str)
 @pytest.mark.parametrize("planes", [[Plane(2, 5), Plane(2, 12)], [Plane(2, 5), Plane(0, 11)]], ids=["axial", "crossing"])
 def test_sampling_commutes_with_the_rotations_of_the_cube(rotation: CubeRotation, planes: list[Plane]) -> None:
     observation, known = observed(planes)
-    straight, _ = sampler.sample_residual(Pointwise(), condition_of(observation, known), noise(), 4)
+    straight, _ = sampler.sample_residual(Pointwise(), WHITE, condition_of(observation, known), noise(), 4)
     condition = condition_of(turned(rotation, observation), whole(rotation, known))
-    found, _ = sampler.sample_residual(Pointwise(), condition, torch.from_numpy(whole(rotation, noise().numpy())), 4)
+    found, _ = sampler.sample_residual(Pointwise(), WHITE, condition, torch.from_numpy(whole(rotation, noise().numpy())), 4)
     # the three axes are added up in another order
     np.testing.assert_allclose(found, whole(rotation, straight.numpy()), atol=1e-4)
     assert straight[:, ~condition_of(observation, known).mask].std() > 0.1

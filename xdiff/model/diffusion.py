@@ -4,7 +4,7 @@ x_0 = L + s r_0 with L the linear-Gaussian estimate with its local correction (l
 leave-one-out residual at that many given sections; r_t = (1 - t) r_0 + t noise, so that t = 1 is pure noise (terminal
 signal-to-noise ratio zero, 2305.08891). There the noise says nothing and the network is shown zeros instead: with plain L2
 its output there estimates E[section | y]. sigma = t / (1 - t) is the noise level of EDM (2206.00364), whose preconditioning
-is used.
+is used with the residual's own spectrum in place of a white one (spectrum.py).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from xdiff.local import Estimate
 from xdiff.model.network import Network, double, halve
+from xdiff.model.spectrum import wiener
 from xdiff.observation import Observation
 from xdiff.planes import stack
 
@@ -99,10 +100,13 @@ def slabs(state: Tensor, axis: int, rows: Tensor, half: int) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def preconditioning(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """c_skip, c_out and c_in (B,) of EDM (2206.00364, table 1) for r_t = (1 - t) r_0 + t noise with unit-variance r_0."""
-    variance = (1 - t) ** 2 + t**2
-    return (1 - t) / variance, t / torch.sqrt(variance), 1 / torch.sqrt(variance)
+def precondition(state: Tensor, t: Tensor, spectrum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What the network works on, for states (B, C, X, Y, Z) at times t (B,): the linear estimate of r_0 (spectrum.py), the
+    standard deviation (B, C, 1, 1, 1) of its error, which is the unit of the network's output, and the network's input
+    (B, 2 C, X, Y, Z): the state with about unit variance, and the linear estimate."""
+    linear, error = wiener(state, t, spectrum)
+    wide = t[:, None, None, None, None]
+    return linear, error[:, :, None, None, None], torch.cat([state / torch.sqrt((1 - wide) ** 2 + wide**2), linear], dim=1)
 
 
 @dataclass(frozen=True)
@@ -125,8 +129,9 @@ def draw_times(count: int, generator: torch.Generator) -> Tensor:
     return torch.cat([torch.ones(count), sigma / (1 + sigma)])
 
 
-def loss(network: Network, batch: Batch, generator: torch.Generator) -> Tensor:
-    """Mean squared error of the preconditioned target, of the sections and of the trunk's own estimate at half resolution.
+def loss(network: Network, spectrum: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+    """Mean squared error of what is left to the linear estimate, in units of that estimate's error, of the sections and of the
+    trunk's own estimate at half resolution.
 
     Half of the draws are at t = 1 with the state zeroed: plain L2, the estimate of the mean.
     """
@@ -136,25 +141,24 @@ def loss(network: Network, batch: Batch, generator: torch.Generator) -> Tensor:
     noise = torch.randn(residual.shape, generator=generator).to(residual.device)
     wide = t[:, None, None, None, None]
     state = torch.where(wide < 1, (1 - wide) * residual + wide * noise, 0.0)
-    skip, out, scale_in = (c[:, None, None, None, None] for c in preconditioning(t))
-    target = (residual - skip * state) / out
-    noisy = scale_in * state
+    linear, unit, shown = precondition(state, t, spectrum)
+    target = (residual - linear) / unit
     total, context = torch.zeros((), device=t.device), None
     if network.trunk is not None:
-        coarse = network.trunk(noisy, t, maps)
+        coarse = network.trunk(shown, t, maps)
         total = total + ((coarse[:, : network.contrasts] - halve(target)) ** 2).mean()
         context = double(coarse, residual.shape[2:])
-    raw = network.section(*_section_inputs(network, noisy, t, maps, context, batch.axis, rows))
+    raw = network.section(*_section_inputs(network, shown, t, maps, context, batch.axis, rows))
     wanted = torch.cat([stack(v, batch.axis)[r] for v, r in zip(target, rows, strict=True)])
     return total + ((raw - wanted) ** 2).mean()
 
 
 def _section_inputs(
-    network: Network, noisy: Tensor, t: Tensor, maps: Tensor, context: Tensor | None, axis: int, rows: Tensor
+    network: Network, shown: Tensor, t: Tensor, maps: Tensor, context: Tensor | None, axis: int, rows: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Arguments of `Network.section` for sections `rows` (V, n) of V volumes."""
     volumes = range(len(rows))
-    slab = torch.cat([slabs(noisy[v], axis, rows[v], network.slab) for v in volumes])
+    slab = torch.cat([slabs(shown[v], axis, rows[v], network.slab) for v in volumes])
     cut_maps = torch.cat([section_maps(maps[v], axis, rows[v]) for v in volumes])
     cut_context = None if context is None else torch.cat([stack(context[v], axis)[rows[v]] for v in volumes])
     return slab, t.repeat_interleave(rows.shape[1]), cut_maps, cut_context

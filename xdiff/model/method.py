@@ -43,6 +43,7 @@ class XDiffusion:
         self.network = network.to(self.device)
         self.core = Core.of(tensors)
         self.scale, self.fusion = tensors["residual_scale"], tensors["fusion"]
+        self.spectrum = torch.from_numpy(tensors["spectrum"]).to(self.device)
         if self.device.type == "cuda":
             self.device_name = torch.cuda.get_device_name()
 
@@ -57,13 +58,13 @@ class XDiffusion:
         scale = scale_at(self.scale, observation, known)
         condition = make_condition(observation, known, scale, self.device)
         if estimate == "mean":
-            residual, evaluations = mean_residual(self.network, condition, self._weights(observation))
+            residual, evaluations = mean_residual(self.network, self.spectrum, condition, self._weights(observation))
         else:
             count = 1 if estimate == "sample" else int(estimate.removeprefix("mean_of_"))
             residual, evaluations = torch.zeros(known.corrected.shape, device=self.device), 0
             for _ in range(count):
                 noise = torch.from_numpy(generator.standard_normal(known.corrected.shape, dtype=np.float32)).to(self.device)
-                draw, used = sample_residual(self.network, condition, noise, steps)
+                draw, used = sample_residual(self.network, self.spectrum, condition, noise, steps)
                 residual, evaluations = residual + draw / count, evaluations + used
         volume = known.corrected + scale[:, None, None, None] * residual.cpu().numpy()
         return project(volume.astype(np.float32), observation.sections, observation.planes), None, evaluations

@@ -33,11 +33,11 @@ class Network(nn.Module):
         self.trunk = Trunk(contrasts, maps, trunk_channels, features) if trunk_channels else None
         context = features + contrasts if trunk_channels else 0
         self.factor = 2 ** (len(channels) - 1)
-        self.sections = _unet(2, (2 * slab + 1) * contrasts + maps + 3 + context, contrasts, channels)
+        self.sections = _unet(2, (2 * slab + 1) * 2 * contrasts + maps + 3 + context, contrasts, channels)
 
     def section(self, slabs: Tensor, t: Tensor, maps: Tensor, context: Tensor | None) -> Tensor:
-        """(n, C, h, w) from the noisy slabs (n, (2 slab + 1) C, h, w) of unit variance, times t (n,), conditioning maps
-        (n, maps + 3, h, w) and the trunk's context (n, C + features, h, w), whose first C channels are its own estimate."""
+        """(n, C, h, w) from slabs (n, (2 slab + 1) 2 C, h, w) of the state and its linear estimate, times t (n,), conditioning
+        maps (n, maps + 3, h, w) and the trunk's context (n, C + features, h, w), whose first C channels are its own estimate."""
         h, w = slabs.shape[-2:]
         inputs = [slabs, maps] if context is None else [slabs, maps, context]
         padded = functional.pad(torch.cat(inputs, dim=1), (0, -w % self.factor, 0, -h % self.factor))
@@ -51,14 +51,14 @@ class Trunk(nn.Module):
     def __init__(self, contrasts: int, maps: int, channels: tuple[int, ...], features: int) -> None:
         super().__init__()
         self.contrasts, self.factor = contrasts, 2 ** (len(channels) - 1)
-        self.unet = _unet(3, contrasts + maps, features + contrasts, channels)
+        self.unet = _unet(3, 2 * contrasts + maps, features + contrasts, channels)
         # the sections may use the features from the start, while the estimate begins at zero
         nn.init.normal_(self.unet.out[-1].conv.weight[contrasts:], std=0.05)
 
-    def forward(self, noisy: Tensor, t: Tensor, maps: Tensor) -> Tensor:
-        """(B, C + features, X/2, Y/2, Z/2), halves rounded up, from the noisy state (B, C, X, Y, Z) of unit variance, t (B,) and
-        conditioning (B, maps, X, Y, Z). The first C channels are an estimate of the pooled target."""
-        pooled = halve(torch.cat([noisy, maps], dim=1))
+    def forward(self, shown: Tensor, t: Tensor, maps: Tensor) -> Tensor:
+        """(B, C + features, X/2, Y/2, Z/2), halves rounded up, from the state and its linear estimate (B, 2 C, X, Y, Z), t (B,)
+        and conditioning (B, maps, X, Y, Z). The first C channels are an estimate of the pooled target."""
+        pooled = halve(torch.cat([shown, maps], dim=1))
         sizes = pooled.shape[2:]
         padding = [p for n in reversed(sizes) for p in (0, -n % self.factor)]
         out = self.unet(functional.pad(pooled, padding), timesteps=1000 * t)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xdiff.model.diffusion import Condition, preconditioning, section_maps, slabs
+from xdiff.model.diffusion import Condition, precondition, section_maps, slabs
 from xdiff.model.network import Network, double
 from xdiff.planes import stack, unstack
 
@@ -18,26 +18,26 @@ SIGMA_MAX, SIGMA_MIN, RHO = 80.0, 0.03, 7.0
 
 
 @torch.inference_mode()
-def axis_estimates(network: Network, state: Tensor, t: float, condition: Condition) -> Tensor:
+def axis_estimates(network: Network, spectrum: Tensor, state: Tensor, t: float, condition: Condition) -> Tensor:
     """Estimates of r_0 from the state (C, X, Y, Z) at time t, one per target axis: (3, C, X, Y, Z).
 
     At t = 1 the network is shown zeros (see diffusion.py).
     """
     time = torch.full((1,), t, device=state.device)
-    skip, out, scale_in = (float(c) for c in preconditioning(time))
-    noisy = scale_in * state if t < 1 else torch.zeros_like(state)
+    shown_state = state if t < 1 else torch.zeros_like(state)
+    linear, unit, shown = (v[0] for v in precondition(shown_state[None], time, spectrum))
     context = None
     if network.trunk is not None:
-        context = double(network.trunk(noisy[None], time, condition.maps[None]), state.shape[1:])[0]
+        context = double(network.trunk(shown[None], time, condition.maps[None]), state.shape[1:])[0]
     raw = []
     for axis in range(3):
         parts = []
         for rows in torch.arange(state.shape[axis + 1], device=state.device).split(BATCH):
             around = None if context is None else stack(context, axis)[rows]
-            slab, maps = slabs(noisy, axis, rows, network.slab), section_maps(condition.maps, axis, rows)
+            slab, maps = slabs(shown, axis, rows, network.slab), section_maps(condition.maps, axis, rows)
             parts.append(network.section(slab, time.expand(len(rows)), maps, around))
         raw.append(unstack(torch.cat(parts), axis))
-    return out * torch.stack(raw) + (skip * state if t < 1 else 0)
+    return linear + unit * torch.stack(raw)
 
 
 def fuse(estimates: Tensor, condition: Condition, weights: Tensor | None = None) -> Tensor:
@@ -51,10 +51,10 @@ def evaluations(condition: Condition) -> int:
     return sum(condition.mask.shape)
 
 
-def mean_residual(network: Network, condition: Condition, weights: Tensor | None = None) -> tuple[Tensor, int]:
+def mean_residual(network: Network, spectrum: Tensor, condition: Condition, weights: Tensor | None = None) -> tuple[Tensor, int]:
     """One call per axis at t = 1: the estimate of E[r_0 | y], (C, X, Y, Z), and the number of section evaluations."""
     nothing = torch.zeros(network.contrasts, *condition.mask.shape, device=condition.mask.device)
-    return fuse(axis_estimates(network, nothing, 1.0, condition), condition, weights), evaluations(condition)
+    return fuse(axis_estimates(network, spectrum, nothing, 1.0, condition), condition, weights), evaluations(condition)
 
 
 def times(steps: int) -> list[float]:
@@ -66,7 +66,7 @@ def times(steps: int) -> list[float]:
     return [1.0, *(sigma / (1 + sigma)).tolist(), 0.0]
 
 
-def sample_residual(network: Network, condition: Condition, noise: Tensor, steps: int) -> tuple[Tensor, int]:
+def sample_residual(network: Network, spectrum: Tensor, condition: Condition, noise: Tensor, steps: int) -> tuple[Tensor, int]:
     """A draw of r_0 by `steps` deterministic (DDIM / flow) steps from noise (C, X, Y, Z) at t = 1 to t = 0.
 
     The noise estimate of every step follows from the fused, projected r_0, so that the state stays one volume.
@@ -74,7 +74,7 @@ def sample_residual(network: Network, condition: Condition, noise: Tensor, steps
     state = noise
     grid = times(steps)
     for t, following in zip(grid[:-1], grid[1:], strict=True):
-        clean = fuse(axis_estimates(network, state, t, condition), condition)
+        clean = fuse(axis_estimates(network, spectrum, state, t, condition), condition)
         direction = (state - (1 - t) * clean) / t
         state = (1 - following) * clean + following * direction
     return state, steps * evaluations(condition)

@@ -20,9 +20,11 @@ from xdiff.loop import fit as run
 from xdiff.model import diffusion
 from xdiff.model.network import Network
 from xdiff.model.sampler import axis_estimates, mean_residual
+from xdiff.model.spectrum import fit_spectrum
 from xdiff.planes import per_section
 
 HELD_OUT = 8  # batches
+SPECTRUM_DRAWS = 40
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,17 @@ class Denoising:
         self.scale = residual_scale(draws, settings.seed)
         self.network = settings.network(len(draws.store.contrasts))
         unchanged = replace(settings.draws, augment=Augmentation(warp=0))
+        self.spectrum = self._spectrum(Draws(draws.store, draws.subjects, draws.core, unchanged))
         others = Draws(draws.store, validation, draws.core, unchanged)
         count = HELD_OUT if validation else 0
         self.held_out = [self._batch(others, np.random.default_rng([settings.seed, i, 2**31])) for i in range(count)]
         self.untrained_loss = self.held_out_loss(self.network)
+
+    def _spectrum(self, draws: Draws) -> np.ndarray:
+        """Power spectrum of r_0 over draws of training subjects."""
+        rng = np.random.default_rng([self.settings.seed, 2**30])
+        cases = (draws.one(rng) for _ in range(SPECTRUM_DRAWS))
+        return fit_spectrum(_residual(d, scale_at(self.scale, d.observation, d.known)) for d in cases)
 
     def batch(self, step: int) -> diffusion.Batch:
         return self._batch(self.draws, np.random.default_rng([self.settings.seed, step]))
@@ -92,7 +101,8 @@ class Denoising:
 
     def loss(self, network: nn.Module, batch: diffusion.Batch, generator: torch.Generator) -> Tensor:
         device = next(network.parameters()).device
-        return diffusion.loss(network, batch.to(device), generator)
+        spectrum = torch.from_numpy(self.spectrum).to(device)
+        return diffusion.loss(network, spectrum, batch.to(device), generator)
 
     def held_out_loss(self, network: nn.Module) -> float:
         """Loss on fixed draws of validation subjects and noise; nan where there are none."""
@@ -109,7 +119,8 @@ class Denoising:
 
         def mean(draw: Draw) -> np.ndarray:
             scale = scale_at(self.scale, draw.observation, draw.known)
-            residual, _ = mean_residual(network, diffusion.make_condition(draw.observation, draw.known, scale, device))
+            condition = diffusion.make_condition(draw.observation, draw.known, scale, device)
+            residual, _ = mean_residual(network, torch.from_numpy(self.spectrum).to(device), condition)
             return draw.known.corrected + scale[:, None, None, None] * residual.cpu().numpy()
 
         scores = self.checks.score(mean)
@@ -124,6 +135,7 @@ class Denoising:
         where its estimates are too large.
         """
         device = next(network.parameters()).device
+        spectrum = torch.from_numpy(self.spectrum).to(device)
         left, right = np.zeros((2, 2)), np.zeros(2)
         for side, _, draw, _ in self.checks.cases:
             axis = common_axis(draw.observation)
@@ -132,7 +144,7 @@ class Denoising:
             scale = scale_at(self.scale, draw.observation, draw.known)
             condition = diffusion.make_condition(draw.observation, draw.known, scale, device)
             nothing = torch.zeros(draw.truth.shape, device=device)
-            found = axis_estimates(network, nothing, 1.0, condition).cpu().numpy()[:, :, ~draw.observation.mask]
+            found = axis_estimates(network, spectrum, nothing, 1.0, condition).cpu().numpy()[:, :, ~draw.observation.mask]
             pair = np.stack([found[axis], found.sum(axis=0) - found[axis]]).reshape(2, -1).astype(np.float64)
             left += pair @ pair.T
             right += pair @ _residual(draw, scale)[:, ~draw.observation.mask].ravel()
@@ -164,4 +176,4 @@ def fit_network(store: Store, split: Split, settings: Settings, workdir: Path) -
     problem.network.load_state_dict(best)
     fusion = problem.fit_fusion(problem.network.eval()).astype(np.float32)
     network = {f"network.{k}": v.cpu().numpy() for k, v in best.items()}
-    return {**network, "residual_scale": problem.scale, "fusion": fusion, **core.tensors()}
+    return {**network, "residual_scale": problem.scale, "spectrum": problem.spectrum, "fusion": fusion, **core.tensors()}
