@@ -9,7 +9,7 @@ from scipy.interpolate import CubicSpline
 
 from xdiff.checkpoint import read_weights
 from xdiff.observation import Observation
-from xdiff.planes import Plane, project
+from xdiff.planes import common_axis, linear_weights, project
 
 NEEDED = {"nearest": 1, "linear": 2, "cubic": 4}
 
@@ -46,16 +46,15 @@ def _interpolate(kind: str, indices: np.ndarray, sections: np.ndarray, rows: np.
         return CubicSpline(indices, sections, axis=0)(rows)
     if kind == "nearest":
         return sections[np.abs(rows[:, None] - indices).argmin(axis=1)]
-    right = np.clip(np.searchsorted(indices, rows), 1, len(indices) - 1)
-    share = ((rows - indices[right - 1]) / (indices[right] - indices[right - 1]))[:, None, None, None]
-    return sections[right - 1] * (1 - share) + sections[right] * share
+    return np.tensordot(linear_weights(indices, len(rows)), sections, axes=1)
 
 
 def _one_axis(observation: Observation) -> tuple[int, np.ndarray, np.ndarray]:
     """Axis, sorted indices (K,) and their sections (K, C, h, w)."""
     planes = observation.planes
-    if not all(isinstance(p, Plane) for p in planes) or len({p.axis for p in planes}) != 1:
+    axis = common_axis(planes)
+    if axis is None:
         raise ValueError(f"interpolation along one axis, given {[p.name for p in planes]}")
     order = np.argsort([p.index for p in planes])
     indices = np.array([planes[i].index for i in order])
-    return planes[0].axis, indices, np.stack([observation.sections[i] for i in order]).astype(np.float64)
+    return axis, indices, np.stack([observation.sections[i] for i in order]).astype(np.float64)

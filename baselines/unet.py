@@ -7,7 +7,7 @@ the start. MONAI's residual U-Net.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xdiff.checkpoint import Tensors, read_weights
-from xdiff.config import from_dict
 from xdiff.data.split import Split
 from xdiff.data.store import Store
-from xdiff.draws import Checks, Draw, Draws, DrawSettings, mean_gain, residual_scale, scale_at
-from xdiff.local import Core, CoreSettings, Estimate, fit_core
-from xdiff.loop import LoopSettings, Scores
+from xdiff.draws import Checks, Draw, Draws, mean_gain, residual, residual_scale, scale_at
+from xdiff.local import Core, Estimate, fit_core
+from xdiff.loop import Scores, TrainingSettings
 from xdiff.loop import fit as run
 from xdiff.model.diffusion import make_condition, map_channels
 from xdiff.observation import Observation
@@ -30,31 +29,11 @@ from xdiff.planes import project
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Parameters of the method entry. channels: widths of the levels, the first at half resolution; volumes: per training
-    step; the rest as in loop.py."""
+class Settings(TrainingSettings):
+    """Parameters of the method entry. channels: widths of the levels, the first at half resolution."""
 
     channels: tuple[int, ...] = (32, 64, 96)
-    volumes: int = 2
     steps: int = 3000
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    ema: float = 0.998
-    validate_every: int = 250
-    validate_k: tuple[int, ...] = (1, 5)
-    validate_subjects: int = 4
-    patience: int = 0
-    seed: int = 0
-    core: CoreSettings = field(default_factory=CoreSettings)
-    draws: DrawSettings = field(default_factory=DrawSettings)
-
-    @staticmethod
-    def of(params: dict) -> Settings:
-        return from_dict(Settings, params, "methods.*.params")
-
-    def loop(self) -> LoopSettings:
-        names = ("steps", "learning_rate", "weight_decay", "ema", "validate_every", "patience", "seed")
-        return LoopSettings(**{name: getattr(self, name) for name in names})
 
     def network(self, contrasts: int) -> ResidualUNet:
         torch.manual_seed(self.seed)
@@ -122,16 +101,15 @@ class Regression:
         for _ in range(self.settings.volumes):
             draw = self.draws.one(rng)
             scale = scale_at(self.scale, draw.observation, draw.known)
-            residual = ((draw.truth - draw.known.corrected) / scale[:, None, None, None]).astype(np.float32)
-            pairs.append((make_condition(draw.observation, draw.known, scale).maps, torch.from_numpy(residual)))
-        maps, residuals = zip(*pairs, strict=True)
-        return torch.stack(maps), torch.stack(residuals)
+            maps = make_condition(draw.observation, draw.known, scale).maps
+            pairs.append((maps, torch.from_numpy(residual(draw, scale))))
+        return tuple(torch.stack(tensors) for tensors in zip(*pairs, strict=True))
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
         """Mean squared error in units of the residual's scale."""
         device = next(network.parameters()).device
-        maps, residual = (b.to(device) for b in batch)
-        return ((network(maps) - residual) ** 2).mean()
+        maps, wanted = (b.to(device) for b in batch)
+        return ((network(maps) - wanted) ** 2).mean()
 
     def validate(self, network: nn.Module) -> tuple[float, Scores]:
         """Scored by the mean gain over the gaussian row."""
@@ -156,7 +134,7 @@ def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
     core = fit_core(store, split, settings.core)
     draws = Draws(store, split.side("train"), core, settings.draws)
     problem = Regression(draws, Checks(draws, split, settings.validate_k, settings.validate_subjects), settings)
-    best = run(problem, settings.loop(), workdir)
+    best = run(problem, settings, workdir)
     network = {f"network.{k}": v.cpu().numpy() for k, v in best.items()}
     return {**network, "residual_scale": problem.scale, **core.tensors()}
 

@@ -17,6 +17,8 @@ from xdiff.data.gaussian_field import write_gaussian_field
 from xdiff.data.preprocess import preprocess
 from xdiff.data.split import Split, split_by_count, write_split
 from xdiff.data.store import Store
+from xdiff.observation import Observation, observe
+from xdiff.planes import Plane
 from xdiff.volumes import write_volume
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -74,6 +76,18 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     folder = tmp_path_factory.mktemp("heads")
     write_heads(folder / "raw")
     return prepare(HEADS, Grid((24, 28, 22), 2.0), ("heads", "2mm"), folder / "raw", folder / "data")
+
+
+def observe_test(cohort: Prepared, planes: list[Plane]) -> Observation:
+    """What is given of the first test subject of a cohort."""
+    store, subject = cohort.store, cohort.split.side("test")[0]
+    return observe(store.volume(subject), planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm)
+
+
+@pytest.fixture(scope="module", params=["field", "heads"])
+def cohort(request: pytest.FixtureRequest) -> Prepared:
+    """Both small cohorts, one after the other."""
+    return request.getfixturevalue(request.param)
 
 
 def snakemake(directory: Path, *arguments: str | Path, cores: int = 2) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from synthetic_metrics import sweep_metrics, synthetic_metrics, training_checks, write_history, write_metrics
 
-from xdiff import step_sweep, training_curves
+from xdiff import report, step_sweep, training_curves
 from xdiff.errors import InputError
 from xdiff.metrics.history import history_rows
 from xdiff.posterior_checks import check_numbers
@@ -86,3 +86,11 @@ def test_panels_of_a_grid_whose_name_is_a_number_are_kept(tmp_path: Path) -> Non
     _keep_panels(tmp_path / "panel.npz", tmp_path / "kept.npz")
     with np.load(tmp_path / "kept.npz") as kept:
         assert sorted(kept.files) == ["p0_images", "p0_meta"] and not kept["p0_images"].any()
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "results" / "reference").iterdir()), ids=lambda folder: folder.name)
+def test_committed_references_make_a_page(folder: Path, tmp_path: Path) -> None:
+    """Of the tables as they lie there: a table that later code asks for must be added to them."""
+    out = tmp_path / "index.html"
+    report.main(["--tables", str(folder / "tables"), "--figures", str(folder / "figures"), "--out", str(out)])
+    assert out.read_text().count("<table") >= 3

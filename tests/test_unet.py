@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from columns import axial_planes, mean_gain_db, plain_core, prepare_columns
-from conftest import Prepared
+from conftest import Prepared, observe_test
 
 from baselines import unet
 from baselines.unet import Regression, ResidualUNet, Settings, blocks_to_channels, channels_to_blocks
@@ -20,21 +20,10 @@ from xdiff.errors import InputError
 from xdiff.local import Core
 from xdiff.loop import Trainer
 from xdiff.model.diffusion import make_condition, map_channels
-from xdiff.observation import Observation, observe
 from xdiff.planes import Plane
 from xdiff.train import train
 
 SMALL = {"channels": [8, 16], "validate_k": [1, 3], "validate_subjects": 1}
-
-
-def observe_test(cohort: Prepared, planes: list[Plane]) -> Observation:
-    store, subject = cohort.store, cohort.split.side("test")[0]
-    return observe(store.volume(subject), planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm)
-
-
-@pytest.fixture(scope="module", params=["field", "heads"])
-def cohort(request: pytest.FixtureRequest) -> Prepared:
-    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +156,7 @@ def test_what_is_regressed_is_the_residual_of_the_estimate_that_is_shown(problem
 
 
 def test_untrained_network_gains_nothing_in_its_own_checks(problem: Regression) -> None:
-    score, scores = problem.validate(Trainer(problem, problem.settings.loop()).average)
+    score, scores = problem.validate(Trainer(problem, problem.settings).average)
     assert score == pytest.approx(0, abs=1e-3)
     assert set(scores) == {"validation", "training"}
     for by_k in scores.values():

@@ -16,7 +16,7 @@ CONTROL_MM = 40.0  # the control points of smooth fields are extent / CONTROL_MM
 class Augmentation:
     """warp: probability that a volume is deformed and its contrast changed; the others are standard deviations (of normal
     draws cut at two) of the deformation and of the logarithms of gamma and bias. Small ones: what the estimate without the
-    patient cannot follow (a volume shifted by 3 mm costs it 1 dB) would drown what real volumes leave to learn.
+    patient cannot follow would drown what real volumes leave to learn.
 
     symmetric: for fields without preferred directions and with periodic boundaries, random mirror images, exchanged axes of
     equal length and circular shifts instead of anything anatomical.

@@ -72,6 +72,11 @@ class Draws:
                 continue
 
 
+def residual(draw: Draw, scale: np.ndarray) -> np.ndarray:
+    """What is to be learned: (truth - corrected estimate) / s, (C, X, Y, Z) float32."""
+    return ((draw.truth - draw.known.corrected) / scale[:, None, None, None]).astype(np.float32)
+
+
 def residual_scale(draws: Draws, seed: int, count: int = 60) -> np.ndarray:
     """How large truth - corrected estimate is, to be read with `scale_at`: (C, 5) float32, a parabola of log s over log x and
     the range of log x that it was fitted on, from `count` draws without augmentation.

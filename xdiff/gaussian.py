@@ -157,6 +157,10 @@ class LinearGaussian:
         patients = self.patients or range(half)
         return np.array([r for r in range(self.n_rows) if patients[r % half] != patients[row % half]])
 
+    def without_patient(self, patient: str | None) -> np.ndarray | None:
+        """`without` by name; None (keep all) where no training volume is this patient's."""
+        return self.without(self.patients.index(patient)) if patient in self.patients else None
+
     def loo_weights(self) -> np.ndarray:
         """W (M, M): row i rebuilds volume i from all others, every voxel given."""
         if self._loo is None:

@@ -24,7 +24,7 @@ from xdiff.errors import InputError
 from xdiff.gaussian import FIT_K, LinearGaussian
 from xdiff.gaussian_fit import fit, from_tensors, to_tensors
 from xdiff.observation import NotEnoughSections, Observation, Point, choose_planes, leaves_enough_unseen, observe, well_filled
-from xdiff.planes import AXES, AXIS_NAMES, Plane
+from xdiff.planes import AXES, AXIS_NAMES, common_axis
 
 SIZES = (3, 5, 9)  # voxels: of the box filters
 REACH_MM = 40.0  # distances count up to here
@@ -63,11 +63,8 @@ class Core:
 
         The correction is for sections of one axis; where given planes have no common axis it is zero.
         """
-        keep = None
-        if patient in self.linear.patients:
-            keep = self.linear.without(self.linear.patients.index(patient))
-        gaussian, spread = self.linear.estimate_parts(observation, keep)
-        axis = common_axis(observation)
+        gaussian, spread = self.linear.estimate_parts(observation, self.linear.without_patient(patient))
+        axis = common_axis(observation.planes)
         corrected = gaussian
         if axis is not None:
             weights = np.einsum("j,cfij->cfi", openness(observation, gaussian), self.weights)
@@ -96,12 +93,6 @@ def log_distance(observation: Observation, gaussian: np.ndarray) -> float:
 def openness(observation: Observation, gaussian: np.ndarray) -> np.ndarray:
     """(POWERS,) powers of the log mean distance, brought to about -1..1 between one given section and thirty."""
     return ((np.clip(log_distance(observation, gaussian), 0.7, 3.6) - 2.2) / 1.2) ** np.arange(POWERS)
-
-
-def common_axis(observation: Observation) -> int | None:
-    """The axis that all given planes share."""
-    axes = {p.axis if isinstance(p, Plane) else None for p in observation.planes}
-    return axes.pop() if len(axes) == 1 else None
 
 
 def features(observation: Observation, gaussian: np.ndarray, spread: np.ndarray, c: int, axis: int) -> Iterator[np.ndarray]:
@@ -145,8 +136,8 @@ def _apply(
 
 
 def fit_core(store: Store, split: Split, settings: CoreSettings, seed: int = 0) -> Core:
-    """Fit the linear-Gaussian core, then the local correction on leave-one-out cases of the training side: uniform sections for
-    every K of FIT_K and axis in turn, every fourth time random ones, which may lie side by side."""
+    """Fit the linear-Gaussian core, then the local correction on leave-one-out cases of the training side: every K of
+    FIT_K in turn, along random axes, three in four uniform and one at random places, which may lie side by side."""
     linear = fit(store, split, settings.max_volumes)
     subjects, systems = split.side("train"), [_System() for _ in store.contrasts]
     for case in range(settings.cases):
@@ -180,9 +171,7 @@ def _add_case(
     if not leaves_enough_unseen(planes, foreground):
         return
     observation = observe(volume, planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm)
-    patient = patient_of(subject)
-    keep = linear.without(linear.patients.index(patient)) if patient in linear.patients else None
-    gaussian, spread = linear.estimate_parts(observation, keep)
+    gaussian, spread = linear.estimate_parts(observation, linear.without_patient(patient_of(subject)))
     residual = volume / observation.scale[:, None, None, None] - gaussian
     chosen = rng.choice(np.flatnonzero(~observation.mask), voxels)
     distance = _distance(observation).ravel()[chosen]
@@ -196,7 +185,7 @@ def _add_case(
 
 
 class _System:
-    """Normal equations of one contrast and K."""
+    """Normal equations of one contrast."""
 
     def __init__(self) -> None:
         self.left: np.ndarray | float = 0.0

@@ -15,9 +15,9 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from safetensors import safe_open
@@ -26,6 +26,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from xdiff.budget import OutOfTime, time_left_s
+from xdiff.config import from_dict
+from xdiff.draws import DrawSettings
+from xdiff.local import CoreSettings
 
 CHECKPOINT_SECONDS = 60.0
 AHEAD = 3  # batches prepared in advance
@@ -53,13 +56,29 @@ class LoopSettings:
     """steps of AdamW with a cosine learning rate; ema: decay of the averaged weights, which are the ones validated and kept;
     patience: checks without a better one before training stops (0: never)."""
 
-    steps: int
-    learning_rate: float
-    weight_decay: float
-    ema: float
-    validate_every: int
-    patience: int
-    seed: int
+    steps: int = 2000
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    ema: float = 0.998
+    validate_every: int = 250
+    patience: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingSettings(LoopSettings):
+    """What the parameters of all iterative methods have in common: the loop; volumes of a training step; the K and the number
+    of subjects on which it is checked; the estimate it starts from, and how cases are drawn. A method adds its own."""
+
+    volumes: int = 2
+    validate_k: tuple[int, ...] = (1, 5)
+    validate_subjects: int = 4
+    core: CoreSettings = field(default_factory=CoreSettings)
+    draws: DrawSettings = field(default_factory=DrawSettings)
+
+    @classmethod
+    def of(cls, params: dict) -> Self:
+        return from_dict(cls, params, "methods.*.params")
 
 
 def fit(problem: Problem, settings: LoopSettings, workdir: Path) -> dict[str, Tensor]:
@@ -123,8 +142,7 @@ class Trainer:
         rate = settings.learning_rate * warm_up * 0.5 * (1 + math.cos(math.pi * self.step / settings.steps))
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.step)
-        loss = self.problem.loss(self.network, batch, generator)
+        loss = self.problem.loss(self.network, batch, self._generator())
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -143,10 +161,13 @@ class Trainer:
         return value
 
     def first_loss(self) -> float:
-        """Loss of the network as it is on the first batch."""
+        """Loss of the untrained network on the first batch."""
         with torch.no_grad():
-            generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003)
-            return self.problem.loss(self.network, self.problem.batch(0), generator).item()
+            return self.problem.loss(self.network, self.problem.batch(0), self._generator()).item()
+
+    def _generator(self) -> torch.Generator:
+        """Of the noise of the step to come."""
+        return torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.step)
 
     def mean_loss(self) -> float:
         """Mean training loss since it was last asked for."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from xdiff.config import Sweep
 from xdiff.errors import InputError
-from xdiff.planes import AXES, AnyPlane, Plane, along, cut, distance_mm, evidence, linear_weights, per_section
+from xdiff.planes import AXES, AnyPlane, Plane, along, common_axis, cut, distance_mm, evidence, linear_weights, per_section
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,12 @@ class Observation:
     @cached_property
     def interpolated(self) -> np.ndarray:
         """Linear interpolation along the axis of the given sections (C, X, Y, Z) float32; 0 where they have no common axis."""
-        axes = {p.axis if isinstance(p, Plane) else None for p in self.planes}
-        if len(axes) != 1 or None in axes:
+        axis = common_axis(self.planes)
+        if axis is None:
             return np.zeros((len(self.contrasts), *self.shape), dtype=np.float32)
-        axis = axes.pop()
         order = np.argsort([p.index for p in self.planes])
         stacked = np.stack([self.sections[i] for i in order])
-        weights = linear_weights([self.planes[i].index for i in order], self.shape[axis])
+        weights = linear_weights([self.planes[i].index for i in order], self.shape[axis]).astype(np.float32)
         return np.moveaxis(np.tensordot(weights, stacked, axes=1), 0, axis + 1)
 
     @cached_property

@@ -180,10 +180,16 @@ def distance_mm(planes: Sequence[AnyPlane], shape: Sequence[int], spacing_mm: Se
     return result.astype(np.float32)
 
 
+def common_axis(planes: Sequence[AnyPlane]) -> int | None:
+    """The axis that all planes are sections of, None where there is no such axis."""
+    axes = {p.axis if isinstance(p, Plane) else None for p in planes}
+    return axes.pop() if len(axes) == 1 else None
+
+
 def linear_weights(indices: Sequence[int], length: int) -> np.ndarray:
-    """Weights (length, K) float32 of sections at sorted `indices` in linear interpolation; beyond the outermost, these alone."""
+    """Weights (length, K) of sections at sorted `indices` in linear interpolation; beyond the outermost, these alone."""
     rows = np.arange(length)
-    return np.stack([np.interp(rows, indices, one) for one in np.eye(len(indices))], axis=1).astype(np.float32)
+    return np.stack([np.interp(rows, indices, one) for one in np.eye(len(indices))], axis=1)
 
 
 def project(volume: np.ndarray, sections: Sequence[np.ndarray], planes: Sequence[AnyPlane]) -> np.ndarray:

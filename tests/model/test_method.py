@@ -7,28 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from columns import plain_core
-from conftest import Prepared
+from conftest import Prepared, observe_test
 
 from xdiff.checkpoint import read_weights, write_weights
 from xdiff.config import MethodEntry
 from xdiff.local import Core
 from xdiff.model import method, sampler, training
-from xdiff.observation import Observation, observe
 from xdiff.planes import Plane
 from xdiff.train import train
 
 SECTIONS = {"gaussian-field": 20 + 24 + 18, "heads": 24 + 28 + 22}
 PARAMS = {"channels": [8, 16], "trunk_channels": [8, 16], "features": 4, "steps": 0, "validate_subjects": 1}
-
-
-def observe_test(cohort: Prepared, planes: list[Plane]) -> Observation:
-    store, subject = cohort.store, cohort.split.side("test")[0]
-    return observe(store.volume(subject), planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm)
-
-
-@pytest.fixture(scope="module", params=["field", "heads"])
-def cohort(request: pytest.FixtureRequest) -> Prepared:
-    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="module")

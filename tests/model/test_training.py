@@ -22,7 +22,7 @@ from xdiff.model.diffusion import make_condition, map_channels
 from xdiff.model.training import Denoising, Settings
 from xdiff.train import train
 
-TINY = Settings((8, 16), (8, 16), features=4, sections=4, validate_k=(1, 3), validate_subjects=1, seed=2)
+TINY = Settings(channels=(8, 16), trunk_channels=(8, 16), features=4, sections=4, validate_k=(1, 3), validate_subjects=1, seed=2)
 
 
 def problem_of(cohort: Prepared, settings: Settings = TINY) -> Denoising:
@@ -84,7 +84,7 @@ def test_sections_are_drawn_where_there_is_foreground_and_two_beyond(axis: int) 
 
 
 def test_untrained_network_gains_nothing_in_its_own_checks(problem: Denoising) -> None:
-    score, scores = problem.validate(Trainer(problem, TINY.loop()).average)
+    score, scores = problem.validate(Trainer(problem, TINY).average)
     assert score == pytest.approx(0, abs=1e-3)
     assert set(scores) == {"validation", "training"}
     for by_k in scores.values():

@@ -1,7 +1,7 @@
 """What is diffused, and what the network is shown: residual units, noise, conditioning maps, preconditioning, the loss.
 
 x_0 = L + s r_0 with L the linear-Gaussian estimate with its local correction (local.py) and s the standard deviation of its
-leave-one-out residual at that many given sections; r_t = (1 - t) r_0 + t noise, so that t = 1 is pure noise (terminal
+leave-one-out residual at that distance to the given sections; r_t = (1 - t) r_0 + t noise, so that t = 1 is pure noise (terminal
 signal-to-noise ratio zero, 2305.08891). There the noise says nothing and the network is shown zeros instead: with plain L2
 its output there estimates E[section | y]. sigma = t / (1 - t) is the noise level of EDM (2206.00364), whose preconditioning
 is used with the residual's own spectrum in place of a white one (spectrum.py).

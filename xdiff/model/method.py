@@ -12,13 +12,13 @@ from xdiff.checkpoint import Tensors, read_weights
 from xdiff.data.split import Split
 from xdiff.data.store import Store
 from xdiff.draws import scale_at
-from xdiff.local import Core, common_axis
+from xdiff.local import Core
 from xdiff.model.diffusion import make_condition
 from xdiff.model.network import Network
 from xdiff.model.sampler import mean_residual, sample_residual
 from xdiff.model.training import Settings, fit_network
 from xdiff.observation import Observation
-from xdiff.planes import project
+from xdiff.planes import common_axis, project
 
 
 def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
@@ -72,6 +72,6 @@ class XDiffusion:
     def _weights(self, observation: Observation) -> Tensor:
         """Of the three axes' estimates in `mean`, (3,): fitted for sections of one axis, their average for any other."""
         own, other = (float(w) for w in self.fusion)
-        axis = common_axis(observation)
+        axis = common_axis(observation.planes)
         weights = [(own + 2 * other) / 3] * 3 if axis is None else [own if a == axis else other for a in range(3)]
         return torch.tensor(weights, device=self.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,53 +10,32 @@ import torch
 from torch import Tensor, nn
 
 from xdiff.augment import Augmentation
-from xdiff.config import from_dict
 from xdiff.data.split import Split
 from xdiff.data.store import Store
-from xdiff.draws import Checks, Draw, Draws, DrawSettings, mean_gain, residual_scale, scale_at
-from xdiff.local import CoreSettings, common_axis, fit_core
-from xdiff.loop import LoopSettings, Scores
+from xdiff.draws import Checks, Draw, Draws, mean_gain, residual, residual_scale, scale_at
+from xdiff.local import fit_core
+from xdiff.loop import Scores, TrainingSettings
 from xdiff.loop import fit as run
 from xdiff.model import diffusion
 from xdiff.model.network import Network
 from xdiff.model.sampler import axis_estimates, mean_residual
 from xdiff.model.spectrum import fit_spectrum
-from xdiff.planes import per_section
+from xdiff.planes import common_axis, per_section
 
 HELD_OUT = 8  # batches
 SPECTRUM_DRAWS = 40
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(TrainingSettings):
     """Parameters of the method entry. channels: widths of the section network; trunk_channels: of the 3D trunk, empty for
-    none; slab: neighbours on each side; volumes and sections (per volume) of a training step; the rest as in loop.py."""
+    none; slab: neighbours on each side; sections: per volume of a training step."""
 
     channels: tuple[int, ...] = (16, 32, 64)
     trunk_channels: tuple[int, ...] = (16, 32, 64)
     features: int = 8
     slab: int = 1
-    volumes: int = 2
     sections: int = 8
-    steps: int = 2000
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    ema: float = 0.998
-    validate_every: int = 250
-    validate_k: tuple[int, ...] = (1, 5)
-    validate_subjects: int = 4
-    patience: int = 0
-    seed: int = 0
-    core: CoreSettings = field(default_factory=CoreSettings)
-    draws: DrawSettings = field(default_factory=DrawSettings)
-
-    @staticmethod
-    def of(params: dict) -> Settings:
-        return from_dict(Settings, params, "methods.*.params")
-
-    def loop(self) -> LoopSettings:
-        names = ("steps", "learning_rate", "weight_decay", "ema", "validate_every", "patience", "seed")
-        return LoopSettings(**{name: getattr(self, name) for name in names})
 
     def network(self, contrasts: int) -> Network:
         torch.manual_seed(self.seed)
@@ -82,7 +61,7 @@ class Denoising:
         """Power spectrum of r_0 over draws of training subjects."""
         rng = np.random.default_rng([self.settings.seed, 2**30])
         cases = (draws.one(rng) for _ in range(SPECTRUM_DRAWS))
-        return fit_spectrum(_residual(d, scale_at(self.scale, d.observation, d.known)) for d in cases)
+        return fit_spectrum(residual(d, scale_at(self.scale, d.observation, d.known)) for d in cases)
 
     def batch(self, step: int) -> diffusion.Batch:
         return self._batch(self.draws, np.random.default_rng([self.settings.seed, step]))
@@ -94,7 +73,7 @@ class Denoising:
         for _ in range(self.settings.volumes):
             draw = draws.one(rng)
             scale = scale_at(self.scale, draw.observation, draw.known)
-            residuals.append(torch.from_numpy(_residual(draw, scale)))
+            residuals.append(torch.from_numpy(residual(draw, scale)))
             maps.append(diffusion.make_condition(draw.observation, draw.known, scale).maps)
             rows.append(torch.from_numpy(_rows(draw, axis, self.settings.sections, rng)))
         return diffusion.Batch(torch.stack(residuals), torch.stack(maps), axis, torch.stack(rows))
@@ -120,8 +99,8 @@ class Denoising:
         def mean(draw: Draw) -> np.ndarray:
             scale = scale_at(self.scale, draw.observation, draw.known)
             condition = diffusion.make_condition(draw.observation, draw.known, scale, device)
-            residual, _ = mean_residual(network, torch.from_numpy(self.spectrum).to(device), condition)
-            return draw.known.corrected + scale[:, None, None, None] * residual.cpu().numpy()
+            found, _ = mean_residual(network, torch.from_numpy(self.spectrum).to(device), condition)
+            return draw.known.corrected + scale[:, None, None, None] * found.cpu().numpy()
 
         scores = self.checks.score(mean)
         denoising = 10 * np.log10(self.untrained_loss / self.held_out_loss(network)) if self.held_out else 0.0
@@ -138,7 +117,7 @@ class Denoising:
         spectrum = torch.from_numpy(self.spectrum).to(device)
         left, right = np.zeros((2, 2)), np.zeros(2)
         for side, _, draw, _ in self.checks.cases:
-            axis = common_axis(draw.observation)
+            axis = common_axis(draw.observation.planes)
             if side != "validation" or axis is None:
                 continue
             scale = scale_at(self.scale, draw.observation, draw.known)
@@ -147,15 +126,10 @@ class Denoising:
             found = axis_estimates(network, spectrum, nothing, 1.0, condition).cpu().numpy()[:, :, ~draw.observation.mask]
             pair = np.stack([found[axis], found.sum(axis=0) - found[axis]]).reshape(2, -1).astype(np.float64)
             left += pair @ pair.T
-            right += pair @ _residual(draw, scale)[:, ~draw.observation.mask].ravel()
+            right += pair @ residual(draw, scale)[:, ~draw.observation.mask].ravel()
         if not left.any():
             return np.full(2, 1 / 3)
         return np.clip(np.linalg.solve(left + 1e-3 * np.trace(left) * np.eye(2), right), 0, 1)
-
-
-def _residual(draw: Draw, scale: np.ndarray) -> np.ndarray:
-    """r_0 (C, X, Y, Z) float32."""
-    return ((draw.truth - draw.known.corrected) / scale[:, None, None, None]).astype(np.float32)
 
 
 def _rows(draw: Draw, axis: int, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -172,7 +146,7 @@ def fit_network(store: Store, split: Split, settings: Settings, workdir: Path) -
     draws = Draws(store, split.side("train"), core, settings.draws)
     checks = Checks(draws, split, settings.validate_k, settings.validate_subjects)
     problem = Denoising(draws, checks, split.side("val")[: settings.validate_subjects], settings)
-    best = run(problem, settings.loop(), workdir)
+    best = run(problem, settings, workdir)
     problem.network.load_state_dict(best)
     fusion = problem.fit_fusion(problem.network.eval()).astype(np.float32)
     network = {f"network.{k}": v.cpu().numpy() for k, v in best.items()}
