@@ -1,6 +1,6 @@
-"""The linear-Gaussian estimate with its local correction (xdiff/local.py): what can be had without a network.
+"""The linear-Gaussian estimate with its local correction (xdiff/local.py), a network that sees one voxel's surroundings.
 
-U-Net and X-Diffusion start from it, so that what they add to this row is what the network is worth.
+U-Net and X-Diffusion start from it, so that what they add to this row is what their networks are worth.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from xdiff.checkpoint import Tensors, read_weights
 from xdiff.config import from_dict
 from xdiff.data.split import Split
 from xdiff.data.store import Store
-from xdiff.local import Core, CoreSettings, fit_core
+from xdiff.local import Core
+from xdiff.local_fit import CoreSettings, fit_core
 from xdiff.observation import Observation
 
 
 def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
-    return fit_core(store, split, from_dict(CoreSettings, params, "methods.*.params")).tensors()
+    return fit_core(store, split, from_dict(CoreSettings, params, "methods.*.params"), workdir.parents[1]).tensors()
 
 
 def load(weights: Path) -> GaussianLocal:
@@ -34,8 +35,9 @@ class GaussianLocal:
 
     def reconstruct(
         self, observation: Observation, steps: int, estimate: str, generator: np.random.Generator
-    ) -> tuple[np.ndarray, None, int]:
-        """Volume (C, X, Y, Z) in units of the observation's scale; no standard deviation; no section evaluation."""
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """Volume and standard deviation (C, X, Y, Z) in units of the observation's scale; no section evaluation."""
         if estimate != "mean":
             raise ValueError(f"gaussian_local is deterministic: estimate is {estimate!r}, expected 'mean'")
-        return self.core.estimate(observation).corrected, None, 0
+        known = self.core.estimate(observation)
+        return known.corrected, np.where(observation.mask, 0, known.std), 0

@@ -19,8 +19,9 @@ from torch.nn import functional
 from xdiff.checkpoint import Tensors, read_weights
 from xdiff.data.split import Split
 from xdiff.data.store import Store
-from xdiff.draws import Checks, Draw, Draws, mean_gain, residual, residual_scale, scale_at
-from xdiff.local import Core, Estimate, fit_core
+from xdiff.draws import Checks, Draw, Draws, importance, mean_gain, residual
+from xdiff.local import Core, Estimate
+from xdiff.local_fit import fit_core
 from xdiff.loop import Scores, TrainingSettings
 from xdiff.loop import fit as run
 from xdiff.model.diffusion import make_condition, map_channels
@@ -41,7 +42,7 @@ class Settings(TrainingSettings):
 
 
 class ResidualUNet(nn.Module):
-    """Residual of the estimate (B, C, X, Y, Z) in units of its scale, from conditioning maps (B, maps, X, Y, Z).
+    """Residual of the estimate (B, C, X, Y, Z) in units of its standard deviation, from conditioning maps (B, maps, X, Y, Z).
 
     Blocks of 2 x 2 x 2 voxels become channels on the way in and voxels again on the way out: all of the detail at an eighth of
     the positions, which is what makes it trainable on a CPU.
@@ -91,52 +92,50 @@ class Regression:
 
     def __init__(self, draws: Draws, checks: Checks, settings: Settings) -> None:
         self.draws, self.checks, self.settings = draws, checks, settings
-        self.scale = residual_scale(draws, settings.seed)
         self.network = settings.network(len(draws.store.contrasts))
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Conditioning maps (V, maps, X, Y, Z) and residuals (V, C, X, Y, Z) of a few volumes."""
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Conditioning maps (V, maps, X, Y, Z), residuals and their weights (V, C, X, Y, Z) of a few volumes."""
         rng = np.random.default_rng([self.settings.seed, step])
-        pairs = []
+        cases = []
         for _ in range(self.settings.volumes):
             draw = self.draws.one(rng)
-            scale = scale_at(self.scale, draw.observation, draw.known)
-            maps = make_condition(draw.observation, draw.known, scale).maps
-            pairs.append((maps, torch.from_numpy(residual(draw, scale))))
-        return tuple(torch.stack(tensors) for tensors in zip(*pairs, strict=True))
+            maps = make_condition(draw.observation, draw.known).maps
+            cases.append((maps, torch.from_numpy(residual(draw)), torch.from_numpy(importance(draw.known))))
+        return tuple(torch.stack(tensors) for tensors in zip(*cases, strict=True))
 
-    def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
-        """Mean squared error in units of the residual's scale."""
+    def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor, Tensor], generator: torch.Generator) -> Tensor:
+        """Mean squared error of intensities, relative to what the estimate leaves."""
         device = next(network.parameters()).device
-        maps, wanted = (b.to(device) for b in batch)
-        return ((network(maps) - wanted) ** 2).mean()
+        maps, wanted, weight = (b.to(device) for b in batch)
+        return (weight * (network(maps) - wanted) ** 2).mean()
 
     def validate(self, network: nn.Module) -> tuple[float, Scores]:
         """Scored by the mean gain over the gaussian row."""
 
         def predict(draw: Draw) -> np.ndarray:
-            return regress(network, draw.observation, draw.known, scale_at(self.scale, draw.observation, draw.known))
+            return regress(network, draw.observation, draw.known)
 
         scores = self.checks.score(predict)
         return mean_gain(scores), scores
 
 
 @torch.inference_mode()
-def regress(network: nn.Module, observation: Observation, known: Estimate, scale: np.ndarray) -> np.ndarray:
+def regress(network: nn.Module, observation: Observation, known: Estimate) -> np.ndarray:
     """The network's volume (C, X, Y, Z) in units of the observation, not yet projected on the data."""
-    maps = make_condition(observation, known, scale, next(network.parameters()).device).maps
-    return known.corrected + scale[:, None, None, None] * network(maps[None])[0].cpu().numpy()
+    maps = make_condition(observation, known, next(network.parameters()).device).maps
+    return known.corrected + known.std * network(maps[None])[0].cpu().numpy()
 
 
 def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
-    """Train on the training side, resuming from `workdir`: network, residual scale and gaussian core."""
+    """Train on the training side, resuming from `workdir`: network and core."""
     settings = Settings.of(params)
-    core = fit_core(store, split, settings.core)
+    core = fit_core(store, split, settings.core, workdir.parents[1])
     draws = Draws(store, split.side("train"), core, settings.draws)
     problem = Regression(draws, Checks(draws, split, settings.validate_k, settings.validate_subjects), settings)
     best = run(problem, settings, workdir)
     network = {f"network.{k}": v.cpu().numpy() for k, v in best.items()}
-    return {**network, "residual_scale": problem.scale, **core.tensors()}
+    return {**network, **core.tensors()}
 
 
 def load(weights: Path) -> UNetReconstructor:
@@ -154,7 +153,6 @@ class UNetReconstructor:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = network.to(device)
         self.core = Core.of(tensors)
-        self.scale = tensors["residual_scale"]
         if device.type == "cuda":
             self.device_name = torch.cuda.get_device_name()
 
@@ -162,6 +160,5 @@ class UNetReconstructor:
         self, observation: Observation, steps: int, estimate: str, generator: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray | None, int]:
         """Volume (C, X, Y, Z) in units of the observation's scale; no standard deviation; no section evaluation."""
-        known = self.core.estimate(observation)
-        volume = regress(self.network, observation, known, scale_at(self.scale, observation, known))
+        volume = regress(self.network, observation, self.core.estimate(observation))
         return project(volume.astype(np.float32), observation.sections, observation.planes), None, 0

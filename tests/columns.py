@@ -16,7 +16,8 @@ from xdiff.data.store import Store
 from xdiff.draws import Draws
 from xdiff.gaussian import LinearGaussian
 from xdiff.gaussian_fit import training_rows
-from xdiff.local import POWERS, Core, CoreSettings, features
+from xdiff.local import Core, LocalNetwork, features
+from xdiff.local_fit import CoreSettings
 from xdiff.metrics.core import by_region, regions
 from xdiff.observation import observe
 from xdiff.planes import Plane
@@ -57,11 +58,13 @@ def mean_gain_db(columns: Prepared, method: object) -> float:
     return float(np.mean(gains))
 
 
-def plain_core(store: Store, split: Split, settings: CoreSettings = PLAIN) -> Core:
+def plain_core(store: Store, split: Split, settings: CoreSettings = PLAIN, workdir: Path | None = None) -> Core:
     """In place of `fit_core`, which takes seconds: all training volumes, with lambda and L as they are before cross-validation,
-    and no local correction."""
+    no local correction and the same standard deviation everywhere."""
     rows, subjects = training_rows(store, split.side("train"), settings.max_volumes)
     linear = LinearGaussian(rows, patients=tuple(patient_of(s) for s in subjects))
     observation = observe(rows[0], [Plane(2, 9)], store.contrasts, (4.0, 4.0, 4.0), store.frame, "none")
-    count = len(list(features(observation, rows[0], rows[0], 0, 2)))
-    return Core(linear, np.zeros((len(store.contrasts), count, 3, POWERS), dtype=np.float32))
+    count = len(list(features(observation, rows[0], rows[0], (rows[0], rows[0]), 0)))
+    network = LocalNetwork(count, 4)
+    network.unit.fill_(0.1)
+    return Core(linear, network.eval())

@@ -7,15 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from columns import plain_core
 from conftest import Prepared
 
 from xdiff import draws as module
 from xdiff.augment import Augmentation
 from xdiff.data.split import patient_of
-from xdiff.draws import Checks, Draw, Draws, DrawSettings, mean_gain, residual_scale, scale_at
+from xdiff.draws import Checks, Draw, Draws, DrawSettings, importance, mean_gain, residual
 from xdiff.gaussian_fit import with_mirror
-from xdiff.local import Core, Estimate, log_distance
+from xdiff.local import Core, Estimate
 from xdiff.metrics.core import by_region, regions
 from xdiff.observation import Observation, Point, choose_planes, intensity_scale, observe, well_filled
 from xdiff.planes import Plane, cut
@@ -41,8 +42,9 @@ with_augmentation = pytest.mark.parametrize(
 def core_of(cohort: Prepared) -> Core:
     """A plain core with some local correction: which does not matter here."""
     core = plain_core(cohort.store, cohort.split)
-    noise = np.random.default_rng(0).standard_normal(core.weights.shape)
-    return replace(core, weights=(0.004 * noise).astype(np.float32))
+    with torch.no_grad():
+        core.network.body[-1].weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+    return core
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def overwritten(core: Core, row: int) -> Core:
 
 
 def same(a: Draw, b: Draw) -> bool:
-    return all(np.array_equal(one, other) for one, other in zip(a.known, b.known, strict=True))
+    return all(np.allclose(one, other, rtol=1e-4, atol=1e-5) for one, other in zip(a.known, b.known, strict=True))
 
 
 @with_augmentation
@@ -94,7 +96,8 @@ def test_a_draw_does_not_know_its_subject_nor_its_mirror_image(case: Case, augme
         )
         assert same(without, shown)
         hidden = ~shown.observation.mask
-        assert all(np.abs(a - b)[:, hidden].max() > 1e-3 for a, b in zip(changed.known, shown.known, strict=True))
+        differences = [np.abs(a - b)[:, hidden].max() for a, b in zip(changed.known, shown.known, strict=True)]
+        assert min(differences[:3]) > 1e-3 and differences[3] > 1e-5
 
 
 def test_another_visit_of_the_patient_is_left_out_too(heads_case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,42 +248,13 @@ def spread_out(case: Case, k: int) -> tuple[Observation, Estimate]:
     return observation, core.estimate(observation)
 
 
-def test_residual_scale_falls_with_the_number_of_sections(field_case: Case) -> None:
-    table = residual_scale(make_draws(field_case), 0)
-    scales = np.concatenate([scale_at(table, *spread_out(field_case, k)) for k in (1, 2, 4, 8)])
-    assert scales.dtype == np.float32 and (np.diff(scales) < 0).all() and scales[0] > 1.5 * scales[-1]
-    assert 0.01 < scales[-1] < scales[0] < 0.2  # the field's own standard deviation is 0.08
-    np.testing.assert_array_equal(table, residual_scale(make_draws(field_case), 0))
-    assert not np.array_equal(table, residual_scale(make_draws(field_case), 1))
-
-
-def test_residual_scale_is_that_of_real_volumes_and_not_of_augmented_ones(case: Case) -> None:
-    augmented = make_draws(case, replace(PLAIN, augment=WARPED))
-    np.testing.assert_array_equal(residual_scale(augmented, 0), residual_scale(make_draws(case), 0))
-
-
-def test_residuals_have_unit_variance_in_units_of_the_scale(case: Case) -> None:
-    """At few sections and at many, in every contrast."""
-    draws, rng, squares = make_draws(case), np.random.default_rng(0), []
-    table = residual_scale(draws, 0)
-    for _ in range(120):
-        draw = draws.one(rng)
-        near = ~draw.observation.mask & draw.foreground
-        residual = (draw.truth - draw.known.corrected) / scale_at(table, draw.observation, draw.known)[:, None, None, None]
-        squares.append((len(draw.observation.planes) > 3, *(residual[:, near] ** 2).mean(axis=1)))
-    for many in (False, True):
-        found = [s for is_many, *s in squares if is_many == many]
-        assert len(found) > 20
-        np.testing.assert_allclose(np.sqrt(np.mean(found, axis=0)), 1.0, atol=0.3)
-
-
-def test_scale_is_read_from_a_parabola_and_held_outside_its_range(field_case: Case) -> None:
-    given = [spread_out(field_case, k) for k in (1, 2, 8)]
-    far, middle, near = (log_distance(observation, known.gaussian) for observation, known in given)
-    assert far > middle > near
-    table = np.array([[-3.0, 0.4, 0.1, near + 0.1, far - 0.1], [-2.0, 0.0, 0.0, near + 0.1, far - 0.1]], dtype=np.float32)
-    for one, x in zip(given, (far - 0.1, middle, near + 0.1), strict=True):
-        np.testing.assert_allclose(scale_at(table, *one), np.exp([-3 + 0.4 * x + 0.1 * x * x, -2]), rtol=1e-5)
+def test_importance_turns_errors_of_residuals_into_errors_of_intensities(case: Case) -> None:
+    draw = make_draws(case).one(np.random.default_rng(0))
+    weight, error = importance(draw.known), draw.truth - draw.known.corrected
+    np.testing.assert_allclose(weight.mean(axis=(1, 2, 3)), 1, rtol=1e-4)
+    relative = (error**2).mean(axis=(1, 2, 3)) / (draw.known.std**2).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose((weight * residual(draw) ** 2).mean(axis=(1, 2, 3)), relative, rtol=1e-3)
+    assert weight.dtype == residual(draw).dtype == np.float32
 
 
 # Checks -------------------------------------------------------------------------------------------------------------

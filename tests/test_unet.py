@@ -15,7 +15,7 @@ from baselines import unet
 from baselines.unet import Regression, ResidualUNet, Settings, blocks_to_channels, channels_to_blocks
 from xdiff.checkpoint import read_weights, write_weights
 from xdiff.config import MethodEntry
-from xdiff.draws import Checks, Draws, scale_at
+from xdiff.draws import Checks, Draws, importance
 from xdiff.errors import InputError
 from xdiff.local import Core
 from xdiff.loop import Trainer
@@ -137,8 +137,8 @@ def problem(heads: Prepared) -> Regression:
 def test_batch_is_a_function_of_step_alone(problem: Regression) -> None:
     first = [problem.batch(step) for step in (0, 1)]
     again = [problem.batch(step) for step in (1, 0)][::-1]
-    for (maps, residuals), (maps_2, residuals_2) in zip(first, again, strict=True):
-        assert maps.shape == (2, map_channels(2), 24, 28, 22) and residuals.shape == (2, 2, 24, 28, 22)
+    for (maps, residuals, weights), (maps_2, residuals_2, _) in zip(first, again, strict=True):
+        assert maps.shape == (2, map_channels(2), 24, 28, 22) and residuals.shape == weights.shape == (2, 2, 24, 28, 22)
         assert maps.dtype == residuals.dtype == torch.float32
         assert torch.equal(maps, maps_2) and torch.equal(residuals, residuals_2)
     assert not torch.equal(first[0][1], first[1][1])
@@ -146,12 +146,12 @@ def test_batch_is_a_function_of_step_alone(problem: Regression) -> None:
 
 def test_what_is_regressed_is_the_residual_of_the_estimate_that_is_shown(problem: Regression) -> None:
     rng = np.random.default_rng([4, 2])
-    for maps, residual in zip(*problem.batch(2), strict=True):
+    for maps, residual, weight in zip(*problem.batch(2), strict=True):
         draw = problem.draws.one(rng)
-        scale = scale_at(problem.scale, draw.observation, draw.known)
-        assert torch.equal(maps, make_condition(draw.observation, draw.known, scale).maps)
+        assert torch.equal(maps, make_condition(draw.observation, draw.known).maps)
+        assert torch.equal(weight, torch.from_numpy(importance(draw.known)))
         assert not residual[:, torch.from_numpy(draw.observation.mask)].any()  # what is given needs no prediction
-        again = draw.known.corrected + scale[:, None, None, None] * residual.numpy()
+        again = draw.known.corrected + draw.known.std * residual.numpy()
         np.testing.assert_allclose(again, draw.truth, atol=1e-5)
 
 

@@ -5,14 +5,14 @@ the patient out, and the subjects on which they are checked. Shared, so that met
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from xdiff.augment import Augmentation
 from xdiff.data.split import Split, patient_of
 from xdiff.data.store import Store
-from xdiff.local import Core, Estimate, log_distance
+from xdiff.local import Core, Estimate
 from xdiff.observation import NotEnoughSections, Observation, Point, choose_planes, leaves_enough_unseen, observe, well_filled
 from xdiff.planes import AXIS_NAMES, Plane
 
@@ -72,37 +72,15 @@ class Draws:
                 continue
 
 
-def residual(draw: Draw, scale: np.ndarray) -> np.ndarray:
-    """What is to be learned: (truth - corrected estimate) / s, (C, X, Y, Z) float32."""
-    return ((draw.truth - draw.known.corrected) / scale[:, None, None, None]).astype(np.float32)
+def residual(draw: Draw) -> np.ndarray:
+    """What is to be learned, (truth - corrected estimate) / its standard deviation: (C, X, Y, Z) float32."""
+    return ((draw.truth - draw.known.corrected) / draw.known.std).astype(np.float32)
 
 
-def residual_scale(draws: Draws, seed: int, count: int = 60) -> np.ndarray:
-    """How large truth - corrected estimate is, to be read with `scale_at`: (C, 5) float32, a parabola of log s over log x and
-    the range of log x that it was fitted on, from `count` draws without augmentation.
-
-    log x is local.log_distance. By the number of sections, draws of many sections side by side would outweigh all others.
-    """
-    rng = np.random.default_rng([seed, 2**31])
-    unchanged = Draws(draws.store, draws.subjects, draws.core, replace(draws.settings, augment=Augmentation(warp=0)))
-    log_x, log_s = [], []
-    for _ in range(count):
-        draw = unchanged.one(rng)
-        near = ~draw.observation.mask & (draw.foreground | (draw.known.corrected > 0.05).any(axis=0))
-        squares = ((draw.truth - draw.known.corrected)[:, near] ** 2).mean(axis=1)
-        log_x.append(log_distance(draw.observation, draw.known.gaussian))
-        log_s.append(0.5 * np.log(squares + 1e-12))
-    degree = 2 if np.ptp(log_x) > 0.2 else 0  # one kind of draw only: a constant
-    curves = np.zeros((len(log_s[0]), 3))
-    curves[:, : degree + 1] = np.polynomial.polynomial.polyfit(log_x, np.array(log_s), degree).T
-    ends = np.broadcast_to([min(log_x), max(log_x)], (len(curves), 2))
-    return np.concatenate([curves, ends], axis=1).astype(np.float32)
-
-
-def scale_at(table: np.ndarray, observation: Observation, known: Estimate) -> np.ndarray:
-    """s (C,) float32 of one observation, from the table of `residual_scale`."""
-    x = np.clip(log_distance(observation, known.gaussian), table[0, 3], table[0, 4])
-    return np.exp(table[:, 0] + table[:, 1] * x + table[:, 2] * x * x).astype(np.float32)
+def importance(known: Estimate) -> np.ndarray:
+    """Weights (C, X, Y, Z) float32, 1 on average, with which a squared error of residuals is one of intensities."""
+    square = known.std**2
+    return square / square.mean(axis=(1, 2, 3), keepdims=True)
 
 
 class Checks:

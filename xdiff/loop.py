@@ -28,7 +28,7 @@ from tqdm import tqdm
 from xdiff.budget import OutOfTime, time_left_s
 from xdiff.config import from_dict
 from xdiff.draws import DrawSettings
-from xdiff.local import CoreSettings
+from xdiff.local_fit import CoreSettings
 
 CHECKPOINT_SECONDS = 60.0
 AHEAD = 3  # batches prepared in advance

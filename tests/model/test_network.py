@@ -97,19 +97,21 @@ def test_condition_holds_what_the_observation_and_the_estimate_say(heads: Prepar
     volume = store.volume(store.subjects[0])
     observation = observe(volume, [Plane(2, 9), Plane(2, 14)], store.contrasts, (2.0, 2.0, 2.0), store.frame)
     gaussian, spread, estimate = rng.random((3, *volume.shape), dtype=np.float32)
-    scale = np.array([0.1, 0.05], dtype=np.float32)
-    condition = make_condition(observation, Estimate(gaussian, spread, estimate), scale)
+    wide = (0.2 + rng.random(gaussian.shape)).astype(np.float32)
+    wide[:, 0] = 1e-3
+    condition = make_condition(observation, Estimate(gaussian, spread, estimate, wide))
     maps = condition.maps.numpy()
     assert maps.shape == (map_channels(2), *store.shape) and maps.dtype == np.float32
     np.testing.assert_array_equal(maps[:2, :, :, 9], observation.sections[0])
     np.testing.assert_array_equal(maps[2:4], estimate)
-    wide = scale[:, None, None, None]
-    np.testing.assert_allclose(maps[4:6], spread / wide, rtol=1e-5)
+    np.testing.assert_allclose(maps[4:6], np.minimum(spread / wide, 10), rtol=1e-5)
     middle = (2 * observation.sections[0] + 3 * observation.sections[1]) / 5  # section 12 of 9 and 14
-    np.testing.assert_allclose((maps[6:8] * wide + estimate)[..., 12], middle, atol=1e-5)
+    np.testing.assert_allclose((maps[6:8] * wide + estimate)[:, 1:, :, 12], middle[:, 1:], atol=1e-5)
     inner = estimate[:, 4:7, 4:7, 4:7]
-    np.testing.assert_allclose(maps[8:10, 5, 5, 5] * scale, estimate[:, 5, 5, 5] - inner.mean(axis=(1, 2, 3)), atol=1e-5)
-    np.testing.assert_allclose(maps[10:12, 0, 0, 0], np.log(scale) + 2.5, rtol=1e-5)
+    np.testing.assert_allclose(
+        maps[8:10, 5, 5, 5] * wide[:, 5, 5, 5], estimate[:, 5, 5, 5] - inner.mean(axis=(1, 2, 3)), atol=1e-5
+    )
+    np.testing.assert_allclose(maps[10:12], np.log(wide) + 2.5, rtol=1e-4, atol=1e-5)
     assert np.flatnonzero(maps[12].any(axis=(0, 1))).tolist() == [9, 14]  # mask
     assert maps[13, 0, 0, 12] == pytest.approx(2 * 2.0 / 40)  # distance
     assert maps[14:17, -1, 0, 0].tolist() == pytest.approx([0.23, -0.27, -0.21])  # 100 mm from the middle: right, back, down
@@ -119,7 +121,7 @@ def test_condition_holds_what_the_observation_and_the_estimate_say(heads: Prepar
 def test_far_away_distances_are_all_the_same() -> None:
     volume = np.random.default_rng(0).random((1, 8, 8, 60), dtype=np.float32)
     observation = observe(volume, [Plane(2, 0)], ("field",), (4.0, 4.0, 4.0), "centred", "none")
-    distance = make_condition(observation, Estimate(volume, volume, volume), np.ones(1, np.float32)).maps[7, 0, 0]
+    distance = make_condition(observation, Estimate(volume, volume, volume, np.ones_like(volume))).maps[7, 0, 0]
     assert float(distance[10]) == 1.0 and float(distance[40]) == float(distance[59]) == 4.0
 
 
@@ -185,7 +187,7 @@ def batch(volumes: int = 4, axis: int = 1) -> Batch:
     residual = randn(volumes, 1, 16, 18, 14)
     maps = torch.cat([residual, randn(volumes, MAPS - 1, 16, 18, 14, seed=1)], dim=1)
     rows = torch.stack([torch.randperm(14, generator=torch.Generator().manual_seed(v))[:6] for v in range(volumes)])
-    return Batch(residual, maps, axis, rows)
+    return Batch(residual, torch.ones_like(residual), maps, axis, rows)
 
 
 class Oracle(Network):
@@ -215,6 +217,17 @@ def test_loss_of_no_answer_is_one_and_that_of_the_trunk_an_eighth() -> None:
             found += [loss(network, WHITE, batch(), torch.Generator().manual_seed(s)).item() for s in range(4)]
     assert np.mean(values[()]) == pytest.approx(1.0, abs=0.05)
     assert np.mean(np.subtract(values[8, 16], values[()])) == pytest.approx(1 / 8, abs=0.01)
+
+
+def test_loss_counts_errors_by_their_weight() -> None:
+    """Errors of the right half alone, in the sections and in the trunk; twice the weight is twice the loss."""
+    network, found = scrambled(), {}
+    for left, right in ((1, 1), (0, 1), (1, 0), (2, 2)):
+        one = batch()
+        one.weight[:, :, :, :, :8], one.weight[:, :, :, :, 8:] = left, right
+        found[left, right] = loss(network, WHITE, one, torch.Generator().manual_seed(0)).item()
+    assert found[1, 1] == pytest.approx(found[0, 1] + found[1, 0], rel=1e-4) and 0 < found[0, 1] < found[1, 1]
+    assert found[2, 2] == pytest.approx(2 * found[1, 1], rel=1e-4)
 
 
 def test_loss_depends_on_its_generator_alone() -> None:

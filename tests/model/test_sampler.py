@@ -57,7 +57,7 @@ def observed(planes: list[Plane]) -> tuple[Observation, np.ndarray]:
 
 
 def condition_of(observation: Observation, known: np.ndarray) -> Condition:
-    return make_condition(observation, Estimate(0 * known, known**2, known), np.full(1, 0.1, dtype=np.float32))
+    return make_condition(observation, Estimate(0 * known, known**2, known, np.full_like(known, 0.1)))
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from conftest import Prepared
 
 from xdiff.augment import Augmentation
 from xdiff.config import MethodEntry
-from xdiff.draws import Checks, Draw, Draws, DrawSettings, scale_at
+from xdiff.draws import Checks, Draw, Draws, DrawSettings
 from xdiff.errors import InputError
 from xdiff.loop import Trainer
 from xdiff.model import method, training
@@ -57,10 +57,9 @@ def test_batch_holds_what_its_draws_say(problem: Denoising) -> None:
         assert batch.residual.shape == (2, len(store.contrasts), *store.shape) and batch.residual.dtype == torch.float32
         assert batch.maps.shape == (2, map_channels(len(store.contrasts)), *store.shape) and batch.rows.shape == (2, 4)
         draw = problem.draws.one(rng)
-        scale = scale_at(problem.scale, draw.observation, draw.known)
-        assert torch.equal(batch.maps[0], make_condition(draw.observation, draw.known, scale).maps)
+        assert torch.equal(batch.maps[0], make_condition(draw.observation, draw.known).maps)
         assert not batch.residual[0][:, torch.from_numpy(draw.observation.mask)].any()  # what is given needs no prediction
-        again = draw.known.corrected + scale[:, None, None, None] * batch.residual[0].numpy()
+        again = draw.known.corrected + draw.known.std * batch.residual[0].numpy()
         np.testing.assert_allclose(again, draw.truth, atol=1e-5)
     assert axes == {0, 1, 2}
 
@@ -110,7 +109,6 @@ def test_held_out_volumes_are_of_the_validation_side(field: Prepared, monkeypatc
     volume = type(field.store).volume
     problem = problem_of(field)
     monkeypatch.setattr(type(field.store), "volume", lambda self, subject: (seen.append(subject), volume(self, subject))[1])
-    monkeypatch.setattr(training, "residual_scale", lambda draws, seed: problem.scale)
     monkeypatch.setattr(Denoising, "_spectrum", lambda self, draws: problem.spectrum)
     Denoising(problem.draws, problem.checks, field.split.side("val"), TINY)
     assert set(seen) == set(field.split.side("val"))
@@ -124,8 +122,7 @@ def test_fusion_finds_the_weights_that_the_axes_deserve(field: Prepared, monkeyp
     def estimates(network: object, spectrum: torch.Tensor, state: torch.Tensor, t: float, condition: object) -> torch.Tensor:
         draw = next(left)
         found = rng.standard_normal((3, *draw.truth.shape), dtype=np.float32)
-        scale = scale_at(problem.scale, draw.observation, draw.known)
-        found[2] = 2 * (draw.truth - draw.known.corrected) / scale[:, None, None, None]
+        found[2] = 2 * (draw.truth - draw.known.corrected) / draw.known.std
         return torch.from_numpy(found)
 
     monkeypatch.setattr(training, "axis_estimates", estimates)

@@ -1,7 +1,7 @@
 """What is diffused, and what the network is shown: residual units, noise, conditioning maps, preconditioning, the loss.
 
-x_0 = L + s r_0 with L the linear-Gaussian estimate with its local correction (local.py) and s the standard deviation of its
-leave-one-out residual at that distance to the given sections; r_t = (1 - t) r_0 + t noise, so that t = 1 is pure noise (terminal
+x_0 = L + s r_0 with L the linear-Gaussian estimate with its local correction and s (X, Y, Z) the standard deviation of its error
+(both local.py): a residual r_0 that is about as wide everywhere. r_t = (1 - t) r_0 + t noise: t = 1 is pure noise (terminal
 signal-to-noise ratio zero, 2305.08891). There the noise says nothing and the network is shown zeros instead: with plain L2
 its output there estimates E[section | y]. sigma = t / (1 - t) is the noise level of EDM (2206.00364), whose preconditioning
 is used with the residual's own spectrum in place of a white one (spectrum.py).
@@ -26,6 +26,7 @@ from xdiff.planes import stack
 DISTANCE_UNIT_MM = 40.0
 POSITION_UNIT_MM = 100.0
 FREQUENCIES = (1, 2, 4)
+OUTLIER = 10.0  # in background a difference may be any multiple of s
 LOG_SIGMA = (-3.0, 4.5)  # of the training draws: from the finest texture to the largest modes, which stand out of strong noise
 
 
@@ -43,24 +44,23 @@ def map_channels(contrasts: int) -> int:
     return 6 * contrasts + 2 + 3 * (1 + 2 * len(FREQUENCIES))
 
 
-def make_condition(observation: Observation, known: Estimate, scale: np.ndarray, device: torch.device | str = "cpu") -> Condition:
-    """Conditioning maps of one observation, from what is known without a network and the residual's scale s (C,), both in
-    units of the observation.
+def make_condition(observation: Observation, known: Estimate, device: torch.device | str = "cpu") -> Condition:
+    """Conditioning maps of one observation, from what is known of it before.
 
     What the residual depends on is given in units of s, as the residual is: what the training volumes could not explain at
     the given sections, how far the estimate is from linear interpolation, its own detail. In the image's units these are
     small beside it and almost collinear with each other, and training sees nothing of them for a long time.
     """
-    base, mask, wide = known.corrected, observation.mask, scale[:, None, None, None]
+    base, mask, std = known.corrected, observation.mask, known.std
     between = observation.interpolated - base if observation.interpolated.any() else np.zeros_like(base)
     maps = np.concatenate(
         [
             observation.evidence,
             base,
-            known.spread / wide,
-            between / wide,
-            (base - ndimage.uniform_filter(base, (0, 3, 3, 3))) / wide,
-            np.broadcast_to(np.log(wide) + 2.5, base.shape),  # about 0 for residuals of 0.08
+            np.clip(known.spread / std, -OUTLIER, OUTLIER),
+            np.clip(between / std, -OUTLIER, OUTLIER),
+            np.clip((base - ndimage.uniform_filter(base, (0, 3, 3, 3))) / std, -OUTLIER, OUTLIER),
+            np.log(std) + 2.5,  # about 0 for residuals of 0.08
             mask[None],
             np.minimum(observation.distance_mm, 4 * DISTANCE_UNIT_MM)[None] / DISTANCE_UNIT_MM,
             position(observation.shape, tuple(observation.spacing_mm)),
@@ -111,15 +111,16 @@ def precondition(state: Tensor, t: Tensor, spectrum: Tensor) -> tuple[Tensor, Te
 
 @dataclass(frozen=True)
 class Batch:
-    """residual (V, C, X, Y, Z) in units of its scale, maps (V, maps, X, Y, Z), rows (V, n) of sections along `axis`."""
+    """residual r_0 (V, C, X, Y, Z) and its weight (alike), maps (V, maps, X, Y, Z), rows (V, n) of sections along `axis`."""
 
     residual: Tensor
+    weight: Tensor
     maps: Tensor
     axis: int
     rows: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(self.residual.to(device), self.maps.to(device), self.axis, self.rows.to(device))
+        return Batch(self.residual.to(device), self.weight.to(device), self.maps.to(device), self.axis, self.rows.to(device))
 
 
 def draw_times(count: int, generator: torch.Generator) -> Tensor:
@@ -130,14 +131,13 @@ def draw_times(count: int, generator: torch.Generator) -> Tensor:
 
 
 def loss(network: Network, spectrum: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
-    """Mean squared error of what is left to the linear estimate, in units of that estimate's error, of the sections and of the
-    trunk's own estimate at half resolution.
+    """Weighted mean squared error of what is left to the linear estimate, in units of that estimate's error, of the sections
+    and of the trunk's own estimate at half resolution.
 
     Half of the draws are at t = 1 with the state zeroed: plain L2, the estimate of the mean.
     """
     t = draw_times(len(batch.residual), generator).to(batch.residual.device)
-    residual, maps = torch.cat([batch.residual] * 2), torch.cat([batch.maps] * 2)
-    rows = torch.cat([batch.rows] * 2)
+    residual, weight, maps, rows = (torch.cat([x] * 2) for x in (batch.residual, batch.weight, batch.maps, batch.rows))
     noise = torch.randn(residual.shape, generator=generator).to(residual.device)
     wide = t[:, None, None, None, None]
     state = torch.where(wide < 1, (1 - wide) * residual + wide * noise, 0.0)
@@ -146,11 +146,11 @@ def loss(network: Network, spectrum: Tensor, batch: Batch, generator: torch.Gene
     total, context = torch.zeros((), device=t.device), None
     if network.trunk is not None:
         coarse = network.trunk(shown, t, maps)
-        total = total + ((coarse[:, : network.contrasts] - halve(target)) ** 2).mean()
+        total = total + (halve(weight) * (coarse[:, : network.contrasts] - halve(target)) ** 2).mean()
         context = double(coarse, residual.shape[2:])
     raw = network.section(*_section_inputs(network, shown, t, maps, context, batch.axis, rows))
-    wanted = torch.cat([stack(v, batch.axis)[r] for v, r in zip(target, rows, strict=True)])
-    return total + ((raw - wanted) ** 2).mean()
+    wanted, heavy = (torch.cat([stack(v, batch.axis)[r] for v, r in zip(x, rows, strict=True)]) for x in (target, weight))
+    return total + (heavy * (raw - wanted) ** 2).mean()
 
 
 def _section_inputs(

@@ -11,7 +11,6 @@ from torch import Tensor
 from xdiff.checkpoint import Tensors, read_weights
 from xdiff.data.split import Split
 from xdiff.data.store import Store
-from xdiff.draws import scale_at
 from xdiff.local import Core
 from xdiff.model.diffusion import make_condition
 from xdiff.model.network import Network
@@ -22,7 +21,7 @@ from xdiff.planes import common_axis, project
 
 
 def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
-    """Train the network on the training side, resuming from `workdir`: network, residual scale and core."""
+    """Train the network on the training side, resuming from `workdir`: network, spectrum, fusion weights and core."""
     return fit_network(store, split, Settings.of(params), workdir)
 
 
@@ -42,7 +41,7 @@ class XDiffusion:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = network.to(self.device)
         self.core = Core.of(tensors)
-        self.scale, self.fusion = tensors["residual_scale"], tensors["fusion"]
+        self.fusion = tensors["fusion"]
         self.spectrum = torch.from_numpy(tensors["spectrum"]).to(self.device)
         if self.device.type == "cuda":
             self.device_name = torch.cuda.get_device_name()
@@ -55,8 +54,7 @@ class XDiffusion:
         mean: one call per axis. sample: one draw with `steps` steps. mean_of_N: the mean of N draws.
         """
         known = self.core.estimate(observation)
-        scale = scale_at(self.scale, observation, known)
-        condition = make_condition(observation, known, scale, self.device)
+        condition = make_condition(observation, known, self.device)
         if estimate == "mean":
             residual, evaluations = mean_residual(self.network, self.spectrum, condition, self._weights(observation))
         else:
@@ -66,7 +64,7 @@ class XDiffusion:
                 noise = torch.from_numpy(generator.standard_normal(known.corrected.shape, dtype=np.float32)).to(self.device)
                 draw, used = sample_residual(self.network, self.spectrum, condition, noise, steps)
                 residual, evaluations = residual + draw / count, evaluations + used
-        volume = known.corrected + scale[:, None, None, None] * residual.cpu().numpy()
+        volume = known.corrected + known.std * residual.cpu().numpy()
         return project(volume.astype(np.float32), observation.sections, observation.planes), None, evaluations
 
     def _weights(self, observation: Observation) -> Tensor:

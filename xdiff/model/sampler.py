@@ -6,6 +6,8 @@ the given voxels are exactly 0, because L already has the given sections in it.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -67,14 +69,19 @@ def times(steps: int) -> list[float]:
 
 
 def sample_residual(network: Network, spectrum: Tensor, condition: Condition, noise: Tensor, steps: int) -> tuple[Tensor, int]:
-    """A draw of r_0 by `steps` deterministic (DDIM / flow) steps from noise (C, X, Y, Z) at t = 1 to t = 0.
+    """A draw of r_0 by `steps` deterministic steps from noise (C, X, Y, Z) at t = 1 to t = 0: DPM-Solver++(2M) (2211.01095,
+    algorithm 2) with alpha = 1 - t and sigma = t. Its first and last steps are those of DDIM.
 
-    The noise estimate of every step follows from the fused, projected r_0, so that the state stays one volume.
+    Every step follows from the fused, projected r_0, so that the state stays one volume.
     """
-    state = noise
+    state, before, last_h = noise, None, 0.0
     grid = times(steps)
     for t, following in zip(grid[:-1], grid[1:], strict=True):
         clean = fuse(axis_estimates(network, spectrum, state, t, condition), condition)
-        direction = (state - (1 - t) * clean) / t
-        state = (1 - following) * clean + following * direction
+        # e^-h is the ratio of the noise levels sigma / alpha: infinite before the first step, 0 after the last
+        decay = following * (1 - t) / (t * (1 - following)) if t < 1 else 0.0
+        h = -math.log(decay) if decay > 0 else 0.0
+        ahead = clean if before is None or h == 0 else clean + h / (2 * last_h) * (clean - before)
+        state = following / t * state + ((1 - following) - following * (1 - t) / t) * ahead
+        before, last_h = (clean, h) if h > 0 else (None, 0.0)
     return state, steps * evaluations(condition)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from xdiff.augment import Augmentation
 from xdiff.data.split import Split
 from xdiff.data.store import Store
-from xdiff.draws import Checks, Draw, Draws, mean_gain, residual, residual_scale, scale_at
-from xdiff.local import fit_core
+from xdiff.draws import Checks, Draw, Draws, importance, mean_gain, residual
+from xdiff.local_fit import fit_core
 from xdiff.loop import Scores, TrainingSettings
 from xdiff.loop import fit as run
 from xdiff.model import diffusion
@@ -48,7 +48,6 @@ class Denoising:
 
     def __init__(self, draws: Draws, checks: Checks, validation: list[str], settings: Settings) -> None:
         self.draws, self.checks, self.settings = draws, checks, settings
-        self.scale = residual_scale(draws, settings.seed)
         self.network = settings.network(len(draws.store.contrasts))
         unchanged = replace(settings.draws, augment=Augmentation(warp=0))
         self.spectrum = self._spectrum(Draws(draws.store, draws.subjects, draws.core, unchanged))
@@ -58,10 +57,10 @@ class Denoising:
         self.untrained_loss = self.held_out_loss(self.network)
 
     def _spectrum(self, draws: Draws) -> np.ndarray:
-        """Power spectrum of r_0 over draws of training subjects."""
+        """Power spectrum of r_0 where it matters, over draws of training subjects."""
         rng = np.random.default_rng([self.settings.seed, 2**30])
         cases = (draws.one(rng) for _ in range(SPECTRUM_DRAWS))
-        return fit_spectrum(residual(d, scale_at(self.scale, d.observation, d.known)) for d in cases)
+        return fit_spectrum(residual(d) * np.sqrt(importance(d.known)) for d in cases)
 
     def batch(self, step: int) -> diffusion.Batch:
         return self._batch(self.draws, np.random.default_rng([self.settings.seed, step]))
@@ -69,14 +68,14 @@ class Denoising:
     def _batch(self, draws: Draws, rng: np.random.Generator) -> diffusion.Batch:
         """A few volumes and, along one axis (sections of different axes differ in size), some of their sections."""
         axis = int(rng.integers(3))
-        residuals, maps, rows = [], [], []
+        residuals, weights, maps, rows = [], [], [], []
         for _ in range(self.settings.volumes):
             draw = draws.one(rng)
-            scale = scale_at(self.scale, draw.observation, draw.known)
-            residuals.append(torch.from_numpy(residual(draw, scale)))
-            maps.append(diffusion.make_condition(draw.observation, draw.known, scale).maps)
+            residuals.append(torch.from_numpy(residual(draw)))
+            weights.append(torch.from_numpy(importance(draw.known)))
+            maps.append(diffusion.make_condition(draw.observation, draw.known).maps)
             rows.append(torch.from_numpy(_rows(draw, axis, self.settings.sections, rng)))
-        return diffusion.Batch(torch.stack(residuals), torch.stack(maps), axis, torch.stack(rows))
+        return diffusion.Batch(torch.stack(residuals), torch.stack(weights), torch.stack(maps), axis, torch.stack(rows))
 
     def loss(self, network: nn.Module, batch: diffusion.Batch, generator: torch.Generator) -> Tensor:
         device = next(network.parameters()).device
@@ -97,10 +96,9 @@ class Denoising:
         device = next(network.parameters()).device
 
         def mean(draw: Draw) -> np.ndarray:
-            scale = scale_at(self.scale, draw.observation, draw.known)
-            condition = diffusion.make_condition(draw.observation, draw.known, scale, device)
+            condition = diffusion.make_condition(draw.observation, draw.known, device)
             found, _ = mean_residual(network, torch.from_numpy(self.spectrum).to(device), condition)
-            return draw.known.corrected + scale[:, None, None, None] * found.cpu().numpy()
+            return draw.known.corrected + draw.known.std * found.cpu().numpy()
 
         scores = self.checks.score(mean)
         denoising = 10 * np.log10(self.untrained_loss / self.held_out_loss(network)) if self.held_out else 0.0
@@ -120,13 +118,13 @@ class Denoising:
             axis = common_axis(draw.observation.planes)
             if side != "validation" or axis is None:
                 continue
-            scale = scale_at(self.scale, draw.observation, draw.known)
-            condition = diffusion.make_condition(draw.observation, draw.known, scale, device)
+            condition = diffusion.make_condition(draw.observation, draw.known, device)
             nothing = torch.zeros(draw.truth.shape, device=device)
-            found = axis_estimates(network, spectrum, nothing, 1.0, condition).cpu().numpy()[:, :, ~draw.observation.mask]
-            pair = np.stack([found[axis], found.sum(axis=0) - found[axis]]).reshape(2, -1).astype(np.float64)
+            estimates = axis_estimates(network, spectrum, nothing, 1.0, condition).cpu().numpy()
+            found = (estimates * draw.known.std)[:, :, ~draw.observation.mask].astype(np.float64)
+            pair = np.stack([found[axis], found.sum(axis=0) - found[axis]]).reshape(2, -1)
             left += pair @ pair.T
-            right += pair @ residual(draw, scale)[:, ~draw.observation.mask].ravel()
+            right += pair @ (draw.truth - draw.known.corrected)[:, ~draw.observation.mask].ravel()
         if not left.any():
             return np.full(2, 1 / 3)
         return np.clip(np.linalg.solve(left + 1e-3 * np.trace(left) * np.eye(2), right), 0, 1)
@@ -141,8 +139,8 @@ def _rows(draw: Draw, axis: int, count: int, rng: np.random.Generator) -> np.nda
 
 
 def fit_network(store: Store, split: Split, settings: Settings, workdir: Path) -> dict[str, np.ndarray]:
-    """Train to the end (or resume and finish); network, residual scale and core as arrays."""
-    core = fit_core(store, split, settings.core)
+    """Train to the end (or resume and finish); network, spectrum, fusion weights and core as arrays."""
+    core = fit_core(store, split, settings.core, workdir.parents[1])
     draws = Draws(store, split.side("train"), core, settings.draws)
     checks = Checks(draws, split, settings.validate_k, settings.validate_subjects)
     problem = Denoising(draws, checks, split.side("val")[: settings.validate_subjects], settings)
@@ -150,4 +148,4 @@ def fit_network(store: Store, split: Split, settings: Settings, workdir: Path) -
     problem.network.load_state_dict(best)
     fusion = problem.fit_fusion(problem.network.eval()).astype(np.float32)
     network = {f"network.{k}": v.cpu().numpy() for k, v in best.items()}
-    return {**network, "residual_scale": problem.scale, "spectrum": problem.spectrum, "fusion": fusion, **core.tensors()}
+    return {**network, "spectrum": problem.spectrum, "fusion": fusion, **core.tensors()}

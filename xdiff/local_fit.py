@@ -1,0 +1,231 @@
+"""Fitting the core: the linear-Gaussian estimate, then the local correction on what it leaves of the training volumes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from filelock import FileLock
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+from scipy import optimize
+from torch import Tensor
+from torch.nn import functional
+
+from xdiff.config import digest
+from xdiff.data.split import Split, patient_of
+from xdiff.data.store import Store
+from xdiff.errors import InputError
+from xdiff.gaussian import FIT_K
+from xdiff.gaussian_fit import fit
+from xdiff.local import LOG_STD, POWERS, Core, LocalNetwork, features, powers
+from xdiff.observation import NotEnoughSections, Point, choose_planes, leaves_enough_unseen, observe, well_filled
+from xdiff.planes import AXES, AXIS_NAMES
+
+VERSION = 1  # raise when the same settings fit something else
+BATCH = 4096
+LEARNING_RATE = 4e-3
+REGRESSED = 2**19  # voxels of the regression
+RIDGE = 1e-4  # relative to the power of each feature: with few training volumes much of a regression is theirs alone
+STD_SHARE = 0.1  # of the loss: what the standard deviation gets
+CALIBRATION_CASES = 60
+
+
+@dataclass(frozen=True)
+class CoreSettings:
+    """max_volumes: most training volumes of the linear-Gaussian estimate; cases: training cases of the correction, with `voxels`
+    random voxels each; steps and width: of its network."""
+
+    max_volumes: int = 400
+    cases: int = 1600
+    voxels: int = 2500
+    steps: int = 4000
+    width: int = 128
+
+
+class Case(NamedTuple):
+    """Voxels of one observation: features (C, n, F), residuals (C, n) in the observation's units, and their mean square."""
+
+    columns: np.ndarray
+    wanted: np.ndarray
+    square: float
+
+
+def fit_core(store: Store, split: Split, settings: CoreSettings, folder: Path | None = None, seed: int = 0) -> Core:
+    """Fit on leave-one-out cases of the training side: every K of FIT_K in turn, along random axes, three in four uniform and
+    one at random places, which may lie side by side; then in line with the validation side (see _calibrate).
+
+    folder: where the core is kept, under a name that tells data, split and settings. Whatever asks for the same again - the
+    next method, a training that resumes - takes it from there.
+    """
+    key = digest([VERSION, store.fingerprint, split.side("train"), split.side("val"), asdict(settings), seed])
+    kept = folder / f"core-{key[:16]}.safetensors" if folder else None
+    if not kept:
+        return _fit(store, split, settings, seed)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(kept.with_suffix(".lock")):  # methods train side by side: one fits, the others wait for it
+        if not kept.exists():
+            _write(_fit(store, split, settings, seed), kept)
+        return _read(kept)
+
+
+def _fit(store: Store, split: Split, settings: CoreSettings, seed: int) -> Core:
+    linear = fit(store, split, settings.max_volumes)
+    blank = Core(linear, LocalNetwork(1, 1))
+    cases = list(_cases(blank, store, split.side("train"), (settings.cases, settings.voxels), seed))
+    if not cases:
+        raise InputError(store.folder, f"training volumes too small for {FIT_K[0]} given section", "more foreground sections")
+    core = Core(linear, train_network(cases, settings, seed))
+    _calibrate(core, store, split, settings.voxels, seed)
+    return core
+
+
+def _write(core: Core, path: Path) -> None:
+    """Unlike weights, with the patients' names: a training leaves them out by name."""
+    partial = path.with_suffix(".partial")
+    save_file(core.tensors(), partial, {"patients": json.dumps(core.linear.patients)})
+    partial.rename(path)
+
+
+def _read(path: Path) -> Core:
+    core = Core.of(load_file(path))
+    with safe_open(path, "numpy") as file:
+        core.linear.patients = tuple(json.loads(file.metadata()["patients"]))
+    return core
+
+
+def _cases(core: Core, store: Store, subjects: list[str], size: tuple[int, int], seed: int) -> Iterator[Case]:
+    """`size` = (cases, voxels) random cases, several at a time; fewer where sections do not fit."""
+
+    def one(number: int) -> Case | None:
+        rng = np.random.default_rng([seed, 77, number])
+        policy = "random" if rng.random() < 0.25 else "uniform"
+        point = Point(FIT_K[number % len(FIT_K)], AXIS_NAMES[rng.integers(3)], policy, 0.0, 1, "mean", number)
+        return _case(core, store, subjects[rng.integers(len(subjects))], point, size[1], rng)
+
+    for axis in range(3):
+        core.linear.section_grams(axis)  # computed once, before threads ask for it
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        yield from filter(None, pool.map(one, range(size[0])))
+
+
+def _case(core: Core, store: Store, subject: str, point: Point, voxels: int, rng: np.random.Generator) -> Case | None:
+    """One volume (or its mirror image) seen through given sections, its patient left out; None where they do not fit."""
+    volume, foreground = store.volume(subject), store.foreground(subject)
+    if rng.random() < 0.5:
+        volume, foreground = volume[:, ::-1], foreground[::-1]
+    try:
+        planes = choose_planes(point, well_filled(foreground, AXES[point.axis]), None, store.spacing_mm(subject), subject)
+    except NotEnoughSections:
+        return None
+    if not leaves_enough_unseen(planes, foreground):
+        return None
+    observation = observe(volume, planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm)
+    keep = core.linear.without_patient(patient_of(subject))
+    gaussian, spread = core.linear.estimate_parts(observation, keep)
+    prior = core.prior(gaussian, keep)
+    residual = volume / observation.scale[:, None, None, None] - gaussian
+    chosen = rng.choice(np.flatnonzero(~observation.mask), voxels)
+    columns = [
+        np.stack([f.ravel()[chosen] for f in features(observation, gaussian, spread, prior, c)], axis=1)
+        for c in range(len(volume))
+    ]
+    wanted = residual.reshape(len(residual), -1)[:, chosen]
+    return Case(np.stack(columns), wanted, float((residual[:, ~observation.mask] ** 2).mean()))
+
+
+def train_network(cases: list[Case], settings: CoreSettings, seed: int) -> LocalNetwork:
+    """The regression in closed form, then the network on what it leaves, by AdamW with a cosine learning rate on random voxels
+    of all cases: squared error in units of each case's own residual, so that few sections do not outweigh many, and the
+    likelihood of what is left for the standard deviation."""
+    columns, wanted, weight, network = _pool(cases, settings.width, seed)
+    generator = torch.Generator().manual_seed(seed)
+    some = torch.randperm(len(columns), generator=generator)[:REGRESSED]
+    network.linear = _regress(columns[some].float(), wanted[some], weight[some])
+    for part in torch.arange(len(columns)).split(REGRESSED):
+        wanted[part] -= network.regressed(columns[part].float())
+    optimiser = torch.optim.AdamW(network.body.parameters(), LEARNING_RATE, weight_decay=0.01)
+    for step in range(settings.steps):
+        share = min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+        for group in optimiser.param_groups:
+            group["lr"] = LEARNING_RATE * share
+        chosen = torch.randint(len(columns), (BATCH,), generator=generator)
+        mean, log_std = network.body(columns[chosen].float()).T
+        missed = mean - wanted[chosen]
+        log_std = log_std.clamp(*LOG_STD)
+        likelihood = (0.5 * missed.detach() ** 2 * torch.exp(-2 * log_std) + log_std).mean()
+        loss = (weight[chosen] * missed**2).mean() + STD_SHARE * likelihood
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.body.parameters(), 1.0)
+        optimiser.step()
+    return network.eval()
+
+
+def _pool(cases: list[Case], width: int, seed: int) -> tuple[Tensor, Tensor, Tensor, LocalNetwork]:
+    """All voxels of all cases: standardised features (N, F) float16, residuals (N,) in the network's unit, weights (N,) that
+    give every case the same; and the network, which knows the units."""
+    torch.manual_seed(seed)
+    network = LocalNetwork(cases[0].columns.shape[-1], width)
+    some = torch.from_numpy(np.concatenate([c.columns.reshape(-1, c.columns.shape[-1]) for c in cases[::8]]))
+    network.middle, network.wide = some.mean(dim=0), some.std(dim=0) + 1e-6
+    square = float(np.mean([c.square for c in cases])) + 1e-12
+    network.unit = torch.tensor(math.sqrt(square))
+    columns = torch.cat([network.standardised(torch.from_numpy(c.columns)).flatten(0, 1).half() for c in cases])
+    wanted = torch.from_numpy(np.concatenate([c.wanted.ravel() for c in cases])) / network.unit
+    weight = torch.cat([torch.full((c.wanted.size,), square / (c.square + 1e-3 * square)) for c in cases])
+    return columns, wanted, weight / weight.mean(), network
+
+
+def _regress(known: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
+    """Weighted least squares, (F + 1, POWERS) float32. In float64: near-collinear features are told apart by little."""
+    size = (known.shape[1] + 1) * POWERS
+    left, right = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
+    for part in torch.arange(len(known)).split(BATCH):
+        ones = functional.pad(known[part], (0, 1), value=1.0)
+        rows = (ones[:, :, None] * powers(known[part])[:, None]).flatten(1).double()
+        left += rows.T @ (weight[part, None] * rows)
+        right += rows.T @ (weight[part] * wanted[part]).double()
+    unit = 1 / torch.sqrt(left.diagonal() + 1e-9 * left.diagonal().mean())
+    scaled = left * unit[:, None] * unit + RIDGE * torch.eye(size)
+    return (unit * torch.linalg.solve(scaled, right * unit)).reshape(-1, POWERS).float()
+
+
+def _calibrate(core: Core, store: Store, split: Split, voxels: int, seed: int) -> None:
+    """On the validation side: shrink the regression and what the network adds to it to the shares that serve best there, then
+    replace log std by the a + b log std that is likeliest. On its own training volumes the correction errs less, most of all
+    where there is most to err about. Without a validation side all stay as they are."""
+    cases = list(_cases(core, store, split.side("val"), (CALIBRATION_CASES, voxels), seed + 1)) if split.side("val") else []
+    if not cases:
+        return
+    network, found = core.network, []
+    for case in cases:
+        with torch.inference_mode():
+            known = network.standardised(torch.from_numpy(case.columns)).flatten(0, 1)
+            regressed, (added, log_std) = network.regressed(known).numpy(), network.body(known).numpy().T
+        weight = np.full(len(known), case.square**-0.5)
+        found.append([regressed, added, case.wanted.ravel() / network.unit.item(), log_std, weight])
+    regressed, added, wanted, log_std, weight = np.concatenate(found, axis=1).astype(np.float64)
+    pair = np.stack([regressed, added], axis=1)
+    shares = np.clip(optimize.nnls(weight[:, None] * pair, weight * wanted)[0], 0, 1)
+    squares, log_std = (wanted - pair @ shares) ** 2, np.clip(log_std, *LOG_STD)
+
+    def unlikely(line: np.ndarray) -> float:
+        new = line[0] + line[1] * log_std
+        return float((0.5 * squares * np.exp(-2 * new) + new).mean())
+
+    offset, slope = optimize.minimize(unlikely, [0.0, 1.0], method="Nelder-Mead").x
+    last, factors = network.body[-1], torch.tensor([shares[1], slope], dtype=torch.float32)
+    with torch.no_grad():
+        network.linear *= float(shares[0])
+        last.weight *= factors[:, None]
+        last.bias *= factors
+        last.bias[1] += offset
+    print(f"local correction: {shares[0]:.2f} of the regression and {shares[1]:.2f} of the network kept")
