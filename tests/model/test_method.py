@@ -46,10 +46,11 @@ def scrambled(untrained: Path) -> method.XDiffusion:
 @pytest.mark.parametrize("planes", [[Plane(2, 9)], [Plane(1, 7), Plane(1, 15)], [Plane(0, 9), Plane(2, 11)]], ids=str)
 def test_untrained_mean_is_the_estimate_without_a_network(cohort: Prepared, untrained: Path, planes: list[Plane]) -> None:
     observation = observe_test(cohort, planes)
-    expected = Core.of(read_weights(untrained)[0]).estimate(observation).corrected
+    expected = Core.of(read_weights(untrained)[0]).estimate(observation)
     volume, std, evaluations = method.load(untrained).reconstruct(observation, 1, "mean", np.random.default_rng(0))
-    np.testing.assert_allclose(volume, expected, atol=1e-5)
-    assert std is None and evaluations == SECTIONS[cohort.store.cohort]
+    np.testing.assert_allclose(volume, expected.corrected, atol=1e-5)
+    np.testing.assert_array_equal(std, np.where(observation.mask, 0, expected.std))
+    assert evaluations == SECTIONS[cohort.store.cohort]
 
 
 @pytest.mark.parametrize("estimate", ["mean", "sample", "mean_of_2"])
@@ -90,8 +91,10 @@ def test_steps_are_counted_in_section_evaluations(cohort: Prepared, scrambled: m
 def test_mean_of_n_is_the_mean_of_its_draws(cohort: Prepared, scrambled: method.XDiffusion) -> None:
     observation, rng = observe_test(cohort, [Plane(2, 9)]), np.random.default_rng(4)
     draws = [scrambled.reconstruct(observation, 2, "sample", rng)[0] for _ in range(3)]
-    together, _, _ = scrambled.reconstruct(observation, 2, "mean_of_3", np.random.default_rng(4))
+    together, std, _ = scrambled.reconstruct(observation, 2, "mean_of_3", np.random.default_rng(4))
     np.testing.assert_allclose(together, np.mean(draws, axis=0), atol=1e-5)
+    np.testing.assert_allclose(std, np.std(draws, axis=0, ddof=1), atol=1e-4)
+    assert std.max() > 1e-2 and scrambled.reconstruct(observation, 2, "sample", rng)[1] is None
 
 
 def test_thick_sections_are_met_on_average(cohort: Prepared, scrambled: method.XDiffusion) -> None:

@@ -49,23 +49,29 @@ class XDiffusion:
     def reconstruct(
         self, observation: Observation, steps: int, estimate: str, generator: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray | None, int]:
-        """Volume (C, X, Y, Z) in units of the observation's scale, no standard deviation yet, section evaluations.
+        """Volume (C, X, Y, Z) in units of the observation's scale, standard deviation, section evaluations.
 
-        mean: one call per axis. sample: one draw with `steps` steps. mean_of_N: the mean of N draws.
+        mean: one call per axis; the standard deviation is that of local.py. sample: one draw with `steps` steps, without.
+        mean_of_N: mean and standard deviation of N draws.
         """
         known = self.core.estimate(observation)
         condition = make_condition(observation, known, self.device)
         if estimate == "mean":
             residual, evaluations = mean_residual(self.network, self.spectrum, condition, self._weights(observation))
+            std = known.std
         else:
             count = 1 if estimate == "sample" else int(estimate.removeprefix("mean_of_"))
-            residual, evaluations = torch.zeros(known.corrected.shape, device=self.device), 0
+            residual, squares = torch.zeros((2, *known.corrected.shape), device=self.device)
+            evaluations = 0
             for _ in range(count):
                 noise = torch.from_numpy(generator.standard_normal(known.corrected.shape, dtype=np.float32)).to(self.device)
                 draw, used = sample_residual(self.network, self.spectrum, condition, noise, steps)
-                residual, evaluations = residual + draw / count, evaluations + used
+                residual, squares, evaluations = residual + draw / count, squares + draw**2 / count, evaluations + used
+            spread = torch.sqrt((squares - residual**2).clamp(min=0) * count / max(count - 1, 1))
+            std = known.std * spread.cpu().numpy() if count > 1 else None
         volume = known.corrected + known.std * residual.cpu().numpy()
-        return project(volume.astype(np.float32), observation.sections, observation.planes), None, evaluations
+        volume = project(volume.astype(np.float32), observation.sections, observation.planes)
+        return volume, None if std is None else np.where(observation.mask, 0, std).astype(np.float32), evaluations
 
     def _weights(self, observation: Observation) -> Tensor:
         """Of the three axes' estimates in `mean`, (3,): fitted for sections of one axis, their average for any other."""
