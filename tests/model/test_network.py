@@ -187,7 +187,7 @@ def batch(volumes: int = 4, axis: int = 1) -> Batch:
     residual = randn(volumes, 1, 16, 18, 14)
     maps = torch.cat([residual, randn(volumes, MAPS - 1, 16, 18, 14, seed=1)], dim=1)
     rows = torch.stack([torch.randperm(14, generator=torch.Generator().manual_seed(v))[:6] for v in range(volumes)])
-    return Batch(residual, torch.ones_like(residual), maps, axis, rows)
+    return Batch(residual, torch.ones_like(residual), WHITE.expand(volumes, 1, BINS), maps, axis, rows)
 
 
 class Oracle(Network):
@@ -205,7 +205,7 @@ class Oracle(Network):
 def test_loss_of_a_perfect_answer_is_zero(axis: int) -> None:
     """Only where sections, slabs, maps, times and targets of all volumes belong together."""
     oracle = Oracle(1, MAPS, (8, 16), ())
-    assert loss(oracle, WHITE, batch(axis=axis), torch.Generator().manual_seed(0)).item() < 1e-8
+    assert loss(oracle, batch(axis=axis), torch.Generator().manual_seed(0)).item() < 1e-8
 
 
 def test_loss_of_no_answer_is_one_and_that_of_the_trunk_an_eighth() -> None:
@@ -214,7 +214,7 @@ def test_loss_of_no_answer_is_one_and_that_of_the_trunk_an_eighth() -> None:
     for trunk, found in values.items():
         network = Network(1, MAPS, (8, 16), trunk)
         with torch.no_grad():
-            found += [loss(network, WHITE, batch(), torch.Generator().manual_seed(s)).item() for s in range(4)]
+            found += [loss(network, batch(), torch.Generator().manual_seed(s)).item() for s in range(4)]
     assert np.mean(values[()]) == pytest.approx(1.0, abs=0.05)
     assert np.mean(np.subtract(values[8, 16], values[()])) == pytest.approx(1 / 8, abs=0.01)
 
@@ -225,7 +225,7 @@ def test_loss_counts_errors_by_their_weight() -> None:
     for left, right in ((1, 1), (0, 1), (1, 0), (2, 2)):
         one = batch()
         one.weight[:, :, :, :, :8], one.weight[:, :, :, :, 8:] = left, right
-        found[left, right] = loss(network, WHITE, one, torch.Generator().manual_seed(0)).item()
+        found[left, right] = loss(network, one, torch.Generator().manual_seed(0)).item()
     assert found[1, 1] == pytest.approx(found[0, 1] + found[1, 0], rel=1e-4) and 0 < found[0, 1] < found[1, 1]
     assert found[2, 2] == pytest.approx(2 * found[1, 1], rel=1e-4)
 
@@ -234,14 +234,14 @@ def test_loss_depends_on_its_generator_alone() -> None:
     network, values = scrambled(), []
     for seed in (0, 0, 1):
         torch.manual_seed(seed + len(values))  # the global state must not matter
-        values.append(loss(network, WHITE, batch(2), torch.Generator().manual_seed(seed)).item())
+        values.append(loss(network, batch(2), torch.Generator().manual_seed(seed)).item())
     assert values[0] == values[1] != values[2]
 
 
 def test_draws_at_the_end_see_no_state_and_the_others_one_of_unit_variance() -> None:
     oracle = Oracle(1, MAPS, (8, 16), ())
     for seed in range(6):
-        loss(oracle, WHITE, batch(), torch.Generator().manual_seed(seed))
+        loss(oracle, batch(), torch.Generator().manual_seed(seed))
     for state, t in oracle.shown:
         assert (t[:24] == 1).all() and not state[:24].any()
         assert (t[24:] < 1).all() and state[24:, 2].std() == pytest.approx(1.0, abs=0.1)
@@ -249,5 +249,5 @@ def test_draws_at_the_end_see_no_state_and_the_others_one_of_unit_variance() -> 
 
 def test_gradient_reaches_trunk_and_sections() -> None:
     network = scrambled()
-    loss(network, WHITE, batch(2), torch.Generator().manual_seed(0)).backward()
+    loss(network, batch(2), torch.Generator().manual_seed(0)).backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters())

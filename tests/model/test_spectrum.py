@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from xdiff.data.gaussian_field import GaussianField
-from xdiff.model.spectrum import BINS, fit_spectrum, wiener
+from xdiff.model.spectrum import BINS, fit_spectra, fit_spectrum, wiener
 
 SHAPES = [(16, 16, 16), (20, 15, 11)]
 
@@ -72,3 +72,28 @@ def test_pure_noise_says_nothing() -> None:
     spectrum = torch.from_numpy(fit_spectrum(fields((16, 16, 16), 20)))
     linear, error = wiener(torch.randn(1, 1, 16, 16, 16), torch.ones(1), spectrum)
     assert not linear.any() and error.item() == pytest.approx(1, abs=0.25)
+
+
+def test_spectrum_follows_how_much_is_left_open() -> None:
+    """Rough residuals where little is open, smooth ones where much is; in between the geometric mean; beyond, the ends."""
+    rng = np.random.default_rng(0)
+    rough = [(1.0 + 0.01 * i, rng.standard_normal((1, 12, 12, 12))) for i in range(10)]
+    smooth = [(3.0 + 0.01 * i, 2 * field) for i, field in enumerate(fields((12, 12, 12), 10))]
+    mixed = [case for pair in zip(smooth, rough, strict=True) for case in pair]
+    spectra = fit_spectra(mixed, knots=2)
+    np.testing.assert_allclose(spectra.log_distance, [1.045, 3.045], rtol=1e-5)
+    near, far = spectra.at(0.0), spectra.at(9.0)
+    np.testing.assert_allclose(near, fit_spectrum(x for _, x in rough), rtol=1e-5)
+    np.testing.assert_allclose(far, fit_spectrum(x for _, x in smooth), rtol=1e-5)
+    np.testing.assert_allclose(spectra.at(2.045), np.sqrt(near * far), rtol=1e-4)
+
+
+def test_every_volume_is_filtered_with_its_own_spectrum() -> None:
+    clean = torch.from_numpy(fields((12, 12, 12), 2))
+    state, t = clean + torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)), torch.tensor([0.5, 0.5])
+    spectra = torch.stack([torch.from_numpy(fit_spectrum(fields((12, 12, 12), 20))), torch.ones(1, BINS)])
+    together, error = wiener(state, t, spectra)
+    for i in range(2):
+        alone, own = wiener(state[i : i + 1], t[:1], spectra[i])
+        torch.testing.assert_close(together[i : i + 1], alone)
+        torch.testing.assert_close(error[i : i + 1], own)

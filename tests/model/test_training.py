@@ -109,7 +109,7 @@ def test_held_out_volumes_are_of_the_validation_side(field: Prepared, monkeypatc
     volume = type(field.store).volume
     problem = problem_of(field)
     monkeypatch.setattr(type(field.store), "volume", lambda self, subject: (seen.append(subject), volume(self, subject))[1])
-    monkeypatch.setattr(Denoising, "_spectrum", lambda self, draws: problem.spectrum)
+    monkeypatch.setattr(Denoising, "_spectra", lambda self, draws: problem.spectra)
     Denoising(problem.draws, problem.checks, field.split.side("val"), TINY)
     assert set(seen) == set(field.split.side("val"))
 

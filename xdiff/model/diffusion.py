@@ -10,7 +10,7 @@ is used with the residual's own spectrum in place of a white one (spectrum.py).
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -111,16 +111,19 @@ def precondition(state: Tensor, t: Tensor, spectrum: Tensor) -> tuple[Tensor, Te
 
 @dataclass(frozen=True)
 class Batch:
-    """residual r_0 (V, C, X, Y, Z) and its weight (alike), maps (V, maps, X, Y, Z), rows (V, n) of sections along `axis`."""
+    """residual r_0 (V, C, X, Y, Z) and its weight (alike), spectrum (V, C, BINS), maps (V, maps, X, Y, Z), rows (V, n) of
+    sections along `axis`."""
 
     residual: Tensor
     weight: Tensor
+    spectrum: Tensor
     maps: Tensor
     axis: int
     rows: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(self.residual.to(device), self.weight.to(device), self.maps.to(device), self.axis, self.rows.to(device))
+        tensors = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "axis"}
+        return Batch(**tensors, axis=self.axis)
 
 
 def draw_times(count: int, generator: torch.Generator) -> Tensor:
@@ -130,14 +133,15 @@ def draw_times(count: int, generator: torch.Generator) -> Tensor:
     return torch.cat([torch.ones(count), sigma / (1 + sigma)])
 
 
-def loss(network: Network, spectrum: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+def loss(network: Network, batch: Batch, generator: torch.Generator) -> Tensor:
     """Weighted mean squared error of what is left to the linear estimate, in units of that estimate's error, of the sections
     and of the trunk's own estimate at half resolution.
 
     Half of the draws are at t = 1 with the state zeroed: plain L2, the estimate of the mean.
     """
     t = draw_times(len(batch.residual), generator).to(batch.residual.device)
-    residual, weight, maps, rows = (torch.cat([x] * 2) for x in (batch.residual, batch.weight, batch.maps, batch.rows))
+    twice = (torch.cat([x] * 2) for x in (batch.residual, batch.weight, batch.spectrum, batch.maps, batch.rows))
+    residual, weight, spectrum, maps, rows = twice
     noise = torch.randn(residual.shape, generator=generator).to(residual.device)
     wide = t[:, None, None, None, None]
     state = torch.where(wide < 1, (1 - wide) * residual + wide * noise, 0.0)

@@ -11,17 +11,18 @@ from torch import Tensor
 from xdiff.checkpoint import Tensors, read_weights
 from xdiff.data.split import Split
 from xdiff.data.store import Store
-from xdiff.local import Core
+from xdiff.local import Core, log_distance
 from xdiff.model.diffusion import make_condition
 from xdiff.model.network import Network
 from xdiff.model.sampler import mean_residual, sample_residual
+from xdiff.model.spectrum import Spectra
 from xdiff.model.training import Settings, fit_network
 from xdiff.observation import Observation
 from xdiff.planes import common_axis, project
 
 
 def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
-    """Train the network on the training side, resuming from `workdir`: network, spectrum, fusion weights and core."""
+    """Train the network on the training side, resuming from `workdir`: network, spectra, fusion weights and core."""
     return fit_network(store, split, Settings.of(params), workdir)
 
 
@@ -42,7 +43,7 @@ class XDiffusion:
         self.network = network.to(self.device)
         self.core = Core.of(tensors)
         self.fusion = tensors["fusion"]
-        self.spectrum = torch.from_numpy(tensors["spectrum"]).to(self.device)
+        self.spectra = Spectra(tensors["spectra.log_distance"], tensors["spectra.power"])
         if self.device.type == "cuda":
             self.device_name = torch.cuda.get_device_name()
 
@@ -56,8 +57,9 @@ class XDiffusion:
         """
         known = self.core.estimate(observation)
         condition = make_condition(observation, known, self.device)
+        spectrum = torch.from_numpy(self.spectra.at(log_distance(observation, known.gaussian))).to(self.device)
         if estimate == "mean":
-            residual, evaluations = mean_residual(self.network, self.spectrum, condition, self._weights(observation))
+            residual, evaluations = mean_residual(self.network, spectrum, condition, self._weights(observation))
             std = known.std
         else:
             count = 1 if estimate == "sample" else int(estimate.removeprefix("mean_of_"))
@@ -65,7 +67,7 @@ class XDiffusion:
             evaluations = 0
             for _ in range(count):
                 noise = torch.from_numpy(generator.standard_normal(known.corrected.shape, dtype=np.float32)).to(self.device)
-                draw, used = sample_residual(self.network, self.spectrum, condition, noise, steps)
+                draw, used = sample_residual(self.network, spectrum, condition, noise, steps)
                 residual, squares, evaluations = residual + draw / count, squares + draw**2 / count, evaluations + used
             spread = torch.sqrt((squares - residual**2).clamp(min=0) * count / max(count - 1, 1))
             std = known.std * spread.cpu().numpy() if count > 1 else None

@@ -10,13 +10,36 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+KNOTS = 3
 BINS = 48  # of spatial frequency, 0 to sqrt(3) / 2 cycles per voxel
 FLOOR = 1e-4  # of the mean power: a denoiser must never be certain
+
+
+class Spectra(NamedTuple):
+    """Power spectra (n, C, BINS) float32 of the residual at n rising values of log_distance (local.py), (n,) float32: the more
+    is left open, the more of it is in the large modes."""
+
+    log_distance: np.ndarray
+    power: np.ndarray
+
+    def at(self, log_distance: float) -> np.ndarray:
+        """(C, BINS) float32, its logarithm interpolated; beyond the ends, the ends'."""
+        weights = [np.interp(log_distance, self.log_distance, one) for one in np.eye(len(self.power))]
+        return np.exp(np.tensordot(weights, np.log(self.power), axes=1)).astype(np.float32)
+
+
+def fit_spectra(cases: Iterable[tuple[float, np.ndarray]], knots: int = KNOTS) -> Spectra:
+    """From cases (log_distance, residual (C, X, Y, Z)): one spectrum for each of `knots` groups of equal size."""
+    ordered = sorted(cases, key=lambda case: case[0])
+    groups = [ordered[len(ordered) * i // knots : len(ordered) * (i + 1) // knots] for i in range(knots)]
+    centres = np.array([np.mean([x for x, _ in group]) for group in groups], dtype=np.float32)
+    return Spectra(centres, np.stack([fit_spectrum(residual for _, residual in group) for group in groups]))
 
 
 def fit_spectrum(residuals: Iterable[np.ndarray]) -> np.ndarray:
@@ -56,10 +79,11 @@ def _place(shape: tuple[int, int, int], device: torch.device) -> tuple[Tensor, T
 
 def wiener(state: Tensor, t: Tensor, spectrum: Tensor) -> tuple[Tensor, Tensor]:
     """The best linear estimate of r_0 and its error's standard deviation (B, C), from states (B, C, X, Y, Z) at times t (B,)
-    and the spectrum (C, BINS). At t = 1: zero, and the standard deviation of r_0."""
+    and the spectrum (C, BINS) or spectra (B, C, BINS). At t = 1: zero, and the standard deviation of r_0."""
     shape = tuple(state.shape[2:])
     low, share, modes = _place(shape, state.device)
-    power = (spectrum[:, low] * (1 - share) + spectrum[:, low + 1] * share)[None]  # (1, C, X, Y, Z // 2 + 1)
+    spectra = spectrum if spectrum.ndim == 3 else spectrum[None]
+    power = spectra[..., low] * (1 - share) + spectra[..., low + 1] * share  # (B or 1, C, X, Y, Z // 2 + 1)
     wide = t[:, None, None, None, None]
     variance = (1 - wide) ** 2 * power + wide**2
     error = ((power * wide**2 / variance) * modes).sum(dim=(2, 3, 4))

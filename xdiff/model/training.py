@@ -13,17 +13,18 @@ from xdiff.augment import Augmentation
 from xdiff.data.split import Split
 from xdiff.data.store import Store
 from xdiff.draws import Checks, Draw, Draws, importance, mean_gain, residual
+from xdiff.local import log_distance
 from xdiff.local_fit import fit_core
 from xdiff.loop import Scores, TrainingSettings
 from xdiff.loop import fit as run
 from xdiff.model import diffusion
 from xdiff.model.network import Network
 from xdiff.model.sampler import axis_estimates, mean_residual
-from xdiff.model.spectrum import fit_spectrum
+from xdiff.model.spectrum import Spectra, fit_spectra
 from xdiff.planes import common_axis, per_section
 
 HELD_OUT = 8  # batches
-SPECTRUM_DRAWS = 40
+SPECTRUM_DRAWS = 90
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,20 @@ class Denoising:
         self.draws, self.checks, self.settings = draws, checks, settings
         self.network = settings.network(len(draws.store.contrasts))
         unchanged = replace(settings.draws, augment=Augmentation(warp=0))
-        self.spectrum = self._spectrum(Draws(draws.store, draws.subjects, draws.core, unchanged))
+        self.spectra = self._spectra(Draws(draws.store, draws.subjects, draws.core, unchanged))
         others = Draws(draws.store, validation, draws.core, unchanged)
         count = HELD_OUT if validation else 0
         self.held_out = [self._batch(others, np.random.default_rng([settings.seed, i, 2**31])) for i in range(count)]
         self.untrained_loss = self.held_out_loss(self.network)
 
-    def _spectrum(self, draws: Draws) -> np.ndarray:
-        """Power spectrum of r_0 where it matters, over draws of training subjects."""
+    def _spectra(self, draws: Draws) -> Spectra:
+        """Power spectra of r_0 where it matters, over draws of training subjects."""
         rng = np.random.default_rng([self.settings.seed, 2**30])
         cases = (draws.one(rng) for _ in range(SPECTRUM_DRAWS))
-        return fit_spectrum(residual(d) * np.sqrt(importance(d.known)) for d in cases)
+        return fit_spectra((openness(d), residual(d) * np.sqrt(importance(d.known))) for d in cases)
+
+    def spectrum(self, draw: Draw, device: torch.device | str = "cpu") -> Tensor:
+        return torch.from_numpy(self.spectra.at(openness(draw))).to(device)
 
     def batch(self, step: int) -> diffusion.Batch:
         return self._batch(self.draws, np.random.default_rng([self.settings.seed, step]))
@@ -68,19 +72,19 @@ class Denoising:
     def _batch(self, draws: Draws, rng: np.random.Generator) -> diffusion.Batch:
         """A few volumes and, along one axis (sections of different axes differ in size), some of their sections."""
         axis = int(rng.integers(3))
-        residuals, weights, maps, rows = [], [], [], []
+        residuals, weights, spectra, maps, rows = [], [], [], [], []
         for _ in range(self.settings.volumes):
             draw = draws.one(rng)
             residuals.append(torch.from_numpy(residual(draw)))
             weights.append(torch.from_numpy(importance(draw.known)))
+            spectra.append(self.spectrum(draw))
             maps.append(diffusion.make_condition(draw.observation, draw.known).maps)
             rows.append(torch.from_numpy(_rows(draw, axis, self.settings.sections, rng)))
-        return diffusion.Batch(torch.stack(residuals), torch.stack(weights), torch.stack(maps), axis, torch.stack(rows))
+        stacked = [torch.stack(tensors) for tensors in (residuals, weights, spectra, maps)]
+        return diffusion.Batch(*stacked, axis, torch.stack(rows))
 
     def loss(self, network: nn.Module, batch: diffusion.Batch, generator: torch.Generator) -> Tensor:
-        device = next(network.parameters()).device
-        spectrum = torch.from_numpy(self.spectrum).to(device)
-        return diffusion.loss(network, spectrum, batch.to(device), generator)
+        return diffusion.loss(network, batch.to(next(network.parameters()).device), generator)
 
     def held_out_loss(self, network: nn.Module) -> float:
         """Loss on fixed draws of validation subjects and noise; nan where there are none."""
@@ -97,7 +101,7 @@ class Denoising:
 
         def mean(draw: Draw) -> np.ndarray:
             condition = diffusion.make_condition(draw.observation, draw.known, device)
-            found, _ = mean_residual(network, torch.from_numpy(self.spectrum).to(device), condition)
+            found, _ = mean_residual(network, self.spectrum(draw, device), condition)
             return draw.known.corrected + draw.known.std * found.cpu().numpy()
 
         scores = self.checks.score(mean)
@@ -112,7 +116,6 @@ class Denoising:
         where its estimates are too large.
         """
         device = next(network.parameters()).device
-        spectrum = torch.from_numpy(self.spectrum).to(device)
         left, right = np.zeros((2, 2)), np.zeros(2)
         for side, _, draw, _ in self.checks.cases:
             axis = common_axis(draw.observation.planes)
@@ -120,7 +123,7 @@ class Denoising:
                 continue
             condition = diffusion.make_condition(draw.observation, draw.known, device)
             nothing = torch.zeros(draw.truth.shape, device=device)
-            estimates = axis_estimates(network, spectrum, nothing, 1.0, condition).cpu().numpy()
+            estimates = axis_estimates(network, self.spectrum(draw, device), nothing, 1.0, condition).cpu().numpy()
             found = (estimates * draw.known.std)[:, :, ~draw.observation.mask].astype(np.float64)
             pair = np.stack([found[axis], found.sum(axis=0) - found[axis]]).reshape(2, -1)
             left += pair @ pair.T
@@ -128,6 +131,10 @@ class Denoising:
         if not left.any():
             return np.full(2, 1 / 3)
         return np.clip(np.linalg.solve(left + 1e-3 * np.trace(left) * np.eye(2), right), 0, 1)
+
+
+def openness(draw: Draw) -> float:
+    return log_distance(draw.observation, draw.known.gaussian)
 
 
 def _rows(draw: Draw, axis: int, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -139,7 +146,7 @@ def _rows(draw: Draw, axis: int, count: int, rng: np.random.Generator) -> np.nda
 
 
 def fit_network(store: Store, split: Split, settings: Settings, workdir: Path) -> dict[str, np.ndarray]:
-    """Train to the end (or resume and finish); network, spectrum, fusion weights and core as arrays."""
+    """Train to the end (or resume and finish); network, spectra, fusion weights and core as arrays."""
     core = fit_core(store, split, settings.core, workdir.parents[1])
     draws = Draws(store, split.side("train"), core, settings.draws)
     checks = Checks(draws, split, settings.validate_k, settings.validate_subjects)
@@ -148,4 +155,5 @@ def fit_network(store: Store, split: Split, settings: Settings, workdir: Path) -
     problem.network.load_state_dict(best)
     fusion = problem.fit_fusion(problem.network.eval()).astype(np.float32)
     network = {f"network.{k}": v.cpu().numpy() for k, v in best.items()}
-    return {**network, "spectrum": problem.spectrum, "fusion": fusion, **core.tensors()}
+    spectra = {f"spectra.{k}": v for k, v in problem.spectra._asdict().items()}
+    return {**network, **spectra, "fusion": fusion, **core.tensors()}
