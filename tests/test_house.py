@@ -68,7 +68,7 @@ def test_only_reference_results_are_tracked(tracked: list[Path]) -> None:
     ("path", "ignored"),
     [
         ("results/metrics/all.tsv", True),
-        ("results/reference/demo/metrics.tsv", False),
+        ("results/reference/demo/metrics.tsv.gz", False),
         ("xdiff/data/store.py", False),  # a bare `data/` in .gitignore would have swallowed the subpackage
         ("xdiff/weights/demo/model.safetensors", False),
         (".venv/bin/python", True),

@@ -72,7 +72,7 @@ def test_a_run_without_a_table_is_refused(tmp_path: Path) -> None:
 
 
 def test_committed_references_say_where_they_come_from() -> None:
-    for folder in sorted((ROOT / "results" / "reference").glob("*/metrics.tsv")):
+    for folder in sorted((ROOT / "results" / "reference").glob("*/metrics.tsv.gz")):
         found = json.loads((folder.parent / "provenance.json").read_text())
         assert found["command"].startswith(("snakemake", "python -m xdiff.bench"))
         assert re.fullmatch("[0-9a-f]{40}(-dirty)?", found["commit"]) and found["data"] and found["ledger"]

@@ -30,6 +30,7 @@ from xdiff.posterior_checks import check_rows
 from xdiff.report import read_ledger
 from xdiff.stats import is_history
 
+METRICS = "metrics.tsv.gz"
 PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "scikit-image", "torch", "monai", "snakemake")
 CURVE_K = ("1", "5")
 KEPT_REGIONS = ("grid", "unseen", "unseen_masked", "all")
@@ -83,14 +84,15 @@ def keep(results: Path, out: Path, command: str, configs: list[Path], note: str 
     if not source.exists():
         raise InputError(source, "no such file", "the long table of a finished run")
     out.mkdir(parents=True, exist_ok=True)
-    shorten(pd.read_csv(source, sep="\t", dtype=str, keep_default_na=False)).to_csv(out / "metrics.tsv", sep="\t", index=False)
+    table, packed = shorten(pd.read_csv(source, sep="\t", dtype=str, keep_default_na=False)), {"method": "gzip", "mtime": 0}
+    table.to_csv(out / METRICS, sep="\t", index=False, compression=packed)
     _keep_panels(results / "metrics" / "panel.npz", out / "panel.npz")
     described = provenance(results, command, configs)
     described["note"] = note
     described["all_tsv_sha256"] = hashlib.sha256(source.read_bytes()).hexdigest()
     (out / "provenance.json").write_text(json.dumps(described, indent=1) + "\n")
-    tables.main(["--metrics", str(out / "metrics.tsv"), "--out", str(out / "tables")])
-    figures.main(["--metrics", str(out / "metrics.tsv"), "--panel", str(out / "panel.npz"), "--out", str(out / "figures")])
+    tables.main(["--metrics", str(out / METRICS), "--out", str(out / "tables")])
+    figures.main(["--metrics", str(out / METRICS), "--panel", str(out / "panel.npz"), "--out", str(out / "figures")])
     for drawing in (out / "figures").glob("*.pdf"):
         drawing.unlink()  # `snakemake reference_figures` makes them again, bit for bit
 

@@ -24,7 +24,7 @@ from xdiff.observation import Point, choose_planes, observe
 
 ROOTS = [Path(p) for p in (os.environ.get("XDIFF_DATA_ROOT"), REPOSITORY.parent / "shared" / "data") if p]
 ROOT = next((p for p in ROOTS if (p / "openneuro-ds002748").is_dir()), None)
-REFERENCE = REPOSITORY / "results/reference/real-brains-2mm/metrics.tsv"
+REFERENCE = REPOSITORY / "results/reference/real-brains-2mm/metrics.tsv.gz"
 COHORT, K = "openneuro-ds002748", 5
 pytestmark = [
     pytest.mark.real,

@@ -64,10 +64,10 @@ def test_a_target_needs_only_what_comes_before_it(tmp_path: Path) -> None:
     assert counts["models"] == 1 and counts["train"] > 1 and "sample" not in counts, dry.stdout[-2000:]
 
 
-REFERENCES = sorted(REPOSITORY.glob("results/reference/*/metrics.tsv"))
+REFERENCES = sorted(REPOSITORY.glob("results/reference/*/metrics.tsv.gz"))
 
 
-@pytest.mark.skipif(not REFERENCES, reason="results/reference/*/metrics.tsv: no reference run is committed yet")
+@pytest.mark.skipif(not REFERENCES, reason="results/reference/*/metrics.tsv.gz: no reference run is committed yet")
 def test_reference_figures_need_no_upstream_and_no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A torch (or monai) that cannot be imported comes first on the path of every job."""
     for name in ("torch", "monai"):

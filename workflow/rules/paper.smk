@@ -1,5 +1,5 @@
 # Tables, figures and the page, from the long table alone. None of these loads torch.
-REFERENCES = sorted(p.parent.name for p in Path(REPOSITORY).glob("results/reference/*/metrics.tsv"))
+REFERENCES = sorted(p.parent.name for p in Path(REPOSITORY).glob("results/reference/*/metrics.tsv.gz"))
 TABLE_MODULES = ("tables", "posterior_checks", "stats", "layout", "markup")
 TABLE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in TABLE_MODULES]
 FIGURE_MODULES = ("figures", "drawing", "panel", "captions", "step_sweep", "training_curves", "stats", "layout")
@@ -81,7 +81,7 @@ rule report:
 rule reference_figure:
     # Figures and tables of one committed reference run, from its long table: no upstream, no torch.
     input:
-        metrics=f"{REPOSITORY}/results/reference/{{name}}/metrics.tsv",
+        metrics=f"{REPOSITORY}/results/reference/{{name}}/metrics.tsv.gz",
         panel=f"{REPOSITORY}/results/reference/{{name}}/panel.npz",
         code=TABLE_CODE + FIGURE_CODE,
     output:
