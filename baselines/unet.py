@@ -96,10 +96,8 @@ class Regression:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Conditioning maps (V, maps, X, Y, Z), residuals and their weights (V, C, X, Y, Z) of a few volumes."""
-        rng = np.random.default_rng([self.settings.seed, step])
         cases = []
-        for _ in range(self.settings.volumes):
-            draw = self.draws.one(rng)
+        for draw in self.draws.of_step(self.settings.seed, step, self.settings.volumes):
             maps = make_condition(draw.observation, draw.known).maps
             cases.append((maps, torch.from_numpy(residual(draw)), torch.from_numpy(importance(draw.known))))
         return tuple(torch.stack(tensors) for tensors in zip(*cases, strict=True))

@@ -14,7 +14,7 @@ from conftest import Prepared
 from xdiff import draws as module
 from xdiff.augment import Augmentation
 from xdiff.data.split import patient_of
-from xdiff.draws import Checks, Draw, Draws, DrawSettings, importance, mean_gain, residual
+from xdiff.draws import ECHO, Checks, Draw, Draws, DrawSettings, importance, mean_gain, residual
 from xdiff.gaussian_fit import with_mirror
 from xdiff.local import Core, Estimate
 from xdiff.metrics.core import by_region, regions
@@ -246,6 +246,18 @@ def spread_out(case: Case, k: int) -> tuple[Observation, Estimate]:
     planes = choose_planes(point, store.foreground(subject), None, store.spacing_mm(subject), subject)
     observation = observe(store.volume(subject), planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm)
     return observation, core.estimate(observation)
+
+
+def test_a_draw_is_made_once_and_used_again_some_steps_later(field_case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    draws, made = make_draws(field_case), []
+    one = Draws.one
+    monkeypatch.setattr(Draws, "one", lambda self, rng: (made.append(1), one(self, rng))[1])
+    steps = [draws.of_step(7, step, 2) for step in range(2 * ECHO)]
+    assert len(made) == 3 * ECHO
+    assert all(steps[i][1] is steps[i + ECHO][0] and steps[i][0] is not steps[i][1] for i in range(ECHO))
+    resumed = make_draws(field_case).of_step(7, ECHO + 1, 2)  # a training that begins here sees the same
+    assert all(same(a, b) for a, b in zip(resumed, steps[ECHO + 1], strict=True))
+    assert not same(resumed[0], make_draws(field_case).of_step(8, ECHO + 1, 2)[0])
 
 
 def test_importance_turns_errors_of_residuals_into_errors_of_intensities(case: Case) -> None:

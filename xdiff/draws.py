@@ -16,6 +16,8 @@ from xdiff.local import Core, Estimate
 from xdiff.observation import NotEnoughSections, Observation, Point, choose_planes, leaves_enough_unseen, observe, well_filled
 from xdiff.planes import AXIS_NAMES, Plane
 
+ECHO = 4  # steps after which a draw is used again
+
 
 @dataclass(frozen=True)
 class DrawSettings:
@@ -43,6 +45,17 @@ class Draws:
     def __init__(self, store: Store, subjects: Sequence[str], core: Core, settings: DrawSettings) -> None:
         self.store, self.core, self.settings = store, core, settings
         self.subjects = list(subjects)
+        self._recent: dict[tuple[int, int], Draw] = {}
+
+    def of_step(self, seed: int, step: int, count: int) -> list[Draw]:
+        """The `count` draws of a training step: one is new, the others were new ECHO, 2 ECHO, ... steps before (data echoing,
+        1907.05550), because a draw costs as much as a step of a small network. A function of seed and step alone."""
+        numbers = [(seed, step + ECHO * i) for i in range(count)]
+        self._recent = {n: d for n, d in self._recent.items() if n >= numbers[0]}
+        for number in numbers:
+            if number not in self._recent:
+                self._recent[number] = self.one(np.random.default_rng(number))
+        return [self._recent[number] for number in numbers]
 
     def one(self, rng: np.random.Generator) -> Draw:
         subject = self.subjects[int(rng.integers(len(self.subjects)))]

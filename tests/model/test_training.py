@@ -51,12 +51,12 @@ def test_batch_holds_what_its_draws_say(problem: Denoising) -> None:
     store = problem.draws.store
     axes = set()
     for step in range(8):
-        batch, rng = problem.batch(step), np.random.default_rng([TINY.seed, step])
+        batch, rng = problem.batch(step), np.random.default_rng([TINY.seed, step, 1])
         axes.add(batch.axis)
         assert batch.axis == int(rng.integers(3))
         assert batch.residual.shape == (2, len(store.contrasts), *store.shape) and batch.residual.dtype == torch.float32
         assert batch.maps.shape == (2, map_channels(len(store.contrasts)), *store.shape) and batch.rows.shape == (2, 4)
-        draw = problem.draws.one(rng)
+        draw = problem.draws.of_step(TINY.seed, step, 2)[0]
         assert torch.equal(batch.maps[0], make_condition(draw.observation, draw.known).maps)
         assert not batch.residual[0][:, torch.from_numpy(draw.observation.mask)].any()  # what is given needs no prediction
         again = draw.known.corrected + draw.known.std * batch.residual[0].numpy()

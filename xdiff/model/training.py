@@ -54,7 +54,8 @@ class Denoising:
         self.spectra = self._spectra(Draws(draws.store, draws.subjects, draws.core, unchanged))
         others = Draws(draws.store, validation, draws.core, unchanged)
         count = HELD_OUT if validation else 0
-        self.held_out = [self._batch(others, np.random.default_rng([settings.seed, i, 2**31])) for i in range(count)]
+        generators = [np.random.default_rng([settings.seed, i, 2**31]) for i in range(count)]
+        self.held_out = [self._batch([others.one(rng) for _ in range(settings.volumes)], rng) for rng in generators]
         self.untrained_loss = self.held_out_loss(self.network)
 
     def _spectra(self, draws: Draws) -> Spectra:
@@ -67,14 +68,14 @@ class Denoising:
         return torch.from_numpy(self.spectra.at(openness(draw))).to(device)
 
     def batch(self, step: int) -> diffusion.Batch:
-        return self._batch(self.draws, np.random.default_rng([self.settings.seed, step]))
+        draws = self.draws.of_step(self.settings.seed, step, self.settings.volumes)
+        return self._batch(draws, np.random.default_rng([self.settings.seed, step, 1]))
 
-    def _batch(self, draws: Draws, rng: np.random.Generator) -> diffusion.Batch:
+    def _batch(self, draws: list[Draw], rng: np.random.Generator) -> diffusion.Batch:
         """A few volumes and, along one axis (sections of different axes differ in size), some of their sections."""
         axis = int(rng.integers(3))
         residuals, weights, spectra, maps, rows = [], [], [], [], []
-        for _ in range(self.settings.volumes):
-            draw = draws.one(rng)
+        for draw in draws:
             residuals.append(torch.from_numpy(residual(draw)))
             weights.append(torch.from_numpy(importance(draw.known)))
             spectra.append(self.spectrum(draw))
