@@ -248,16 +248,20 @@ def spread_out(case: Case, k: int) -> tuple[Observation, Estimate]:
     return observation, core.estimate(observation)
 
 
-def test_a_draw_is_made_once_and_used_again_some_steps_later(field_case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    draws, made = make_draws(field_case), []
-    one = Draws.one
-    monkeypatch.setattr(Draws, "one", lambda self, rng: (made.append(1), one(self, rng))[1])
-    steps = [draws.of_step(7, step, 2) for step in range(2 * ECHO)]
-    assert len(made) == 3 * ECHO
-    assert all(steps[i][1] is steps[i + ECHO][0] and steps[i][0] is not steps[i][1] for i in range(ECHO))
-    resumed = make_draws(field_case).of_step(7, ECHO + 1, 2)  # a training that begins here sees the same
-    assert all(same(a, b) for a, b in zip(resumed, steps[ECHO + 1], strict=True))
-    assert not same(resumed[0], make_draws(field_case).of_step(8, ECHO + 1, 2)[0])
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_a_draw_is_made_once_and_used_often(field_case: Case, repeats: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, made, one = replace(PLAIN, repeats=repeats), [], Draws.one
+    monkeypatch.setattr(Draws, "one", lambda self, rng: (made.append(one(self, rng)), made[-1])[1])
+    draws, later = make_draws(field_case, settings), ECHO * repeats
+    steps = [draws.of_step(7, step, 2) for step in range(3 * later)]
+    assert len(made) <= 4 * ECHO + 1
+    uses = Counter(id(draw) for pair in steps for draw in pair)
+    assert max(uses.values()) == 2 * repeats and sorted(uses.values())[len(uses) // 2] >= repeats
+    assert all(first is not second for first, second in steps)
+    assert len({(id(first), id(second)) for first, second in steps}) >= len(steps) * 2 / (repeats + 1) - 2
+    resumed = make_draws(field_case, settings).of_step(7, later + 1, 2)  # a training that begins here sees the same
+    assert all(same(a, b) for a, b in zip(resumed, steps[later + 1], strict=True))
+    assert not same(resumed[0], make_draws(field_case, settings).of_step(8, later + 1, 2)[0])
 
 
 def test_importance_turns_errors_of_residuals_into_errors_of_intensities(case: Case) -> None:

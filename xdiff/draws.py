@@ -16,15 +16,17 @@ from xdiff.local import Core, Estimate
 from xdiff.observation import NotEnoughSections, Observation, Point, choose_planes, leaves_enough_unseen, observe, well_filled
 from xdiff.planes import AXIS_NAMES, Plane
 
-ECHO = 4  # steps after which a draw is used again
+ECHO = 4  # draws made between the uses of one in two places of a batch
 
 
 @dataclass(frozen=True)
 class DrawSettings:
-    """max_k: most given sections; uniform: share of draws with the sweeps' policy, the others have random sections."""
+    """max_k: most given sections; uniform: share of draws with the sweeps' policy, the others have random sections; repeats:
+    steps for which a draw is used in a row in one place of the batch."""
 
     max_k: int = 12
     uniform: float = 0.5
+    repeats: int = 2
     augment: Augmentation = field(default_factory=Augmentation)
 
 
@@ -48,9 +50,11 @@ class Draws:
         self._recent: dict[tuple[int, int], Draw] = {}
 
     def of_step(self, seed: int, step: int, count: int) -> list[Draw]:
-        """The `count` draws of a training step: one is new, the others were new ECHO, 2 ECHO, ... steps before (data echoing,
-        1907.05550), because a draw costs as much as a step of a small network. A function of seed and step alone."""
-        numbers = [(seed, step + ECHO * i) for i in range(count)]
+        """The `count` draws of a training step. Making a draw costs as much as steps of a small network, so that each is used
+        count x repeats times (data echoing, 1907.05550): for `repeats` steps in every place of the batch, its neighbours
+        changing, and in the next place ECHO x repeats steps earlier. A function of seed and step alone."""
+        repeats = self.settings.repeats
+        numbers = [(seed, (step + i * repeats // count) // repeats + ECHO * i) for i in range(count)]
         self._recent = {n: d for n, d in self._recent.items() if n >= numbers[0]}
         for number in numbers:
             if number not in self._recent:
