@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from conftest import Prepared, prepare
 from scipy import ndimage
 
@@ -65,6 +66,8 @@ def plain_core(store: Store, split: Split, settings: CoreSettings = PLAIN, workd
     linear = LinearGaussian(rows, patients=tuple(patient_of(s) for s in subjects))
     observation = observe(rows[0], [Plane(2, 9)], store.contrasts, (4.0, 4.0, 4.0), store.frame, "none")
     count = len(list(features(observation, rows[0], rows[0], (rows[0], rows[0]), 0)))
-    network = LocalNetwork(count, 4)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = LocalNetwork(count, 4)
     network.unit.fill_(0.1)
     return Core(linear, network.eval())
