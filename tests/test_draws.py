@@ -43,7 +43,7 @@ def core_of(cohort: Prepared) -> Core:
     """A plain core with some local correction: which does not matter here."""
     core = plain_core(cohort.store, cohort.split)
     with torch.no_grad():
-        core.network.body[-1].weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+        core.network.body[-1].weight.normal_(0, 1.0, generator=torch.Generator().manual_seed(0))
     return core
 
 
