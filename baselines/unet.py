@@ -19,7 +19,7 @@ from torch.nn import functional
 from xdiff.checkpoint import Tensors, read_weights
 from xdiff.data.split import Split
 from xdiff.data.store import Store
-from xdiff.draws import Checks, Draw, Draws, importance, mean_gain, residual
+from xdiff.draws import Checks, Draws, importance, mean_gain, residual
 from xdiff.local import Core, Estimate
 from xdiff.local_fit import fit_core
 from xdiff.loop import Scores, TrainingSettings
@@ -27,6 +27,7 @@ from xdiff.loop import fit as run
 from xdiff.model.diffusion import make_condition, map_channels
 from xdiff.observation import Observation
 from xdiff.planes import project
+from xdiff.view import View
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,7 @@ class Regression:
         """Conditioning maps (V, maps, X, Y, Z), residuals and their weights (V, C, X, Y, Z) of a few volumes."""
         cases = []
         for draw in self.draws.of_step(self.settings.seed, step, self.settings.volumes):
-            maps = make_condition(draw.observation, draw.known).maps
-            cases.append((maps, torch.from_numpy(residual(draw)), torch.from_numpy(importance(draw.known))))
+            cases.append((make_condition(draw.view, draw.known).maps, residual(draw), importance(draw.known)))
         return tuple(torch.stack(tensors) for tensors in zip(*cases, strict=True))
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor, Tensor], generator: torch.Generator) -> Tensor:
@@ -111,18 +111,14 @@ class Regression:
     def validate(self, network: nn.Module) -> tuple[float, Scores]:
         """Scored by the mean gain over the gaussian row."""
 
-        def predict(draw: Draw) -> np.ndarray:
-            return regress(network, draw.observation, draw.known)
-
-        scores = self.checks.score(predict)
+        scores = self.checks.score(lambda draw: regress(network, draw.view, draw.known))
         return mean_gain(scores), scores
 
 
 @torch.inference_mode()
-def regress(network: nn.Module, observation: Observation, known: Estimate) -> np.ndarray:
+def regress(network: nn.Module, view: View, known: Estimate) -> Tensor:
     """The network's volume (C, X, Y, Z) in units of the observation, not yet projected on the data."""
-    maps = make_condition(observation, known, next(network.parameters()).device).maps
-    return known.corrected + known.std * network(maps[None])[0].cpu().numpy()
+    return known.corrected + known.std * network(make_condition(view, known).maps[None])[0]
 
 
 def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
@@ -150,7 +146,7 @@ class UNetReconstructor:
     def __init__(self, network: ResidualUNet, tensors: Tensors) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = network.to(device)
-        self.core = Core.of(tensors)
+        self.core = Core.of(tensors, device=device)
         if device.type == "cuda":
             self.device_name = torch.cuda.get_device_name()
 
@@ -158,5 +154,5 @@ class UNetReconstructor:
         self, observation: Observation, steps: int, estimate: str, generator: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray | None, int]:
         """Volume (C, X, Y, Z) in units of the observation's scale; no standard deviation; no section evaluation."""
-        volume = regress(self.network, observation, self.core.estimate(observation))
-        return project(volume.astype(np.float32), observation.sections, observation.planes), None, 0
+        volume = regress(self.network, *self.core.known(observation)).cpu().numpy()
+        return project(volume, observation.sections, observation.planes, observation.given), None, 0

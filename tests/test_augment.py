@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from xdiff.augment import Augmentation
+from xdiff.augment import Augmentation, sample_cubic, sample_linear
 
 SHAPE, SPACING = (26, 30, 24), (4.0, 4.0, 4.0)
 ALWAYS = Augmentation(warp=1.0)
@@ -25,13 +26,24 @@ def blob() -> tuple[np.ndarray, np.ndarray]:
     return np.where(inside, 1 - 0.6 * radius**2, 0).astype(np.float32)[None], inside
 
 
+def apply(
+    augmentation: Augmentation, volume: np.ndarray, foreground: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    changed = augmentation(torch.from_numpy(volume), torch.from_numpy(foreground), SPACING, rng)
+    return changed[0].numpy(), changed[1].numpy()
+
+
 def draw(augmentation: Augmentation, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    return augmentation(*blob(), SPACING, np.random.default_rng(seed))
+    return apply(augmentation, *blob(), np.random.default_rng(seed))
+
+
+def sources(augmentation: Augmentation, shape: tuple[int, ...], spacing: tuple[float, float, float], seed: int) -> np.ndarray:
+    return augmentation._sources(shape, spacing, np.random.default_rng(seed), torch.device("cpu")).double().numpy()
 
 
 def moved_mm(augmentation: Augmentation, seed: int) -> np.ndarray:
     """(3, X, Y, Z): how far away every voxel takes its value from."""
-    return (augmentation._sources(SHAPE, SPACING, np.random.default_rng(seed)) - IDENTITY) * 4.0
+    return (sources(augmentation, SHAPE, SPACING, seed) - IDENTITY) * 4.0
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -56,9 +68,9 @@ def test_foreground_and_volume_move_together(seed: int) -> None:
 def test_contrasts_move_together_and_change_apart() -> None:
     volume, inside = blob()
     pair = np.concatenate([volume, 0.5 * volume])
-    first, second = replace(ALWAYS, gamma=0, bias=0)(pair, inside, SPACING, np.random.default_rng(0))[0]
+    first, second = apply(replace(ALWAYS, gamma=0, bias=0), pair, inside, np.random.default_rng(0))[0]
     np.testing.assert_allclose(second, 0.5 * first, atol=1e-6)
-    first, second = ALWAYS(np.concatenate([volume, volume]), inside, SPACING, np.random.default_rng(0))[0]
+    first, second = apply(ALWAYS, np.concatenate([volume, volume]), inside, np.random.default_rng(0))[0]
     assert np.abs(first - second)[inside].mean() > 0.01
 
 
@@ -66,7 +78,7 @@ def test_a_volume_without_background_keeps_its_values_where_foreground_ends() ->
     """A random field, or a scan with noise in the air: nothing may be cut out of it."""
     volume = np.random.default_rng(0).uniform(0.5, 1, (1, *SHAPE)).astype(np.float32)
     half = np.indices(SHAPE)[0] < 13
-    warped, _ = replace(STILL, gamma=0.1)(volume, half, SPACING, np.random.default_rng(0))
+    warped, _ = apply(replace(STILL, gamma=0.1), volume, half, np.random.default_rng(0))
     assert warped.min() > 0.3
 
 
@@ -79,8 +91,9 @@ def test_a_draw_depends_on_its_generator_alone() -> None:
 def test_the_given_arrays_are_not_written_to() -> None:
     for augmentation in (ALWAYS, Augmentation(symmetric=True)):
         volume, inside = blob()
-        volume.flags.writeable = inside.flags.writeable = False
-        augmentation(volume, inside, SPACING, np.random.default_rng(0))
+        apply(augmentation, volume, inside, np.random.default_rng(0))
+        for now, before in zip((volume, inside), blob(), strict=True):
+            np.testing.assert_array_equal(now, before)
 
 
 def test_warp_is_the_share_of_draws_that_are_changed() -> None:
@@ -88,7 +101,7 @@ def test_warp_is_the_share_of_draws_that_are_changed() -> None:
     assert all(np.array_equal(draw(replace(ALWAYS, warp=0.0), s)[0], volume) for s in range(20))
     small = blob()[0][:, 8:14, 12:18, 8:14], inside[8:14, 12:18, 8:14]
     rng = np.random.default_rng(0)
-    changed = [not np.array_equal(replace(ALWAYS, warp=0.3)(*small, SPACING, rng)[0], small[0]) for _ in range(400)]
+    changed = [not np.array_equal(apply(replace(ALWAYS, warp=0.3), *small, rng)[0], small[0]) for _ in range(400)]
     assert np.mean(changed) == pytest.approx(0.3, abs=0.07)
 
 
@@ -97,14 +110,47 @@ def test_settings_of_zero_change_nothing() -> None:
         np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
+def test_interpolation_is_scipys() -> None:
+    """Cubic inside, where scipy's treatment of the edge does not matter; linear everywhere."""
+    rng = np.random.default_rng(0)
+    volume = rng.random((2, *SHAPE), dtype=np.float32)
+    inner = np.stack([rng.uniform(6, n - 7, (9, 8, 7)) for n in SHAPE]).astype(np.float32)
+    found = sample_cubic(torch.from_numpy(volume), torch.from_numpy(inner)).numpy()
+    for channel, one in zip(volume, found, strict=True):
+        np.testing.assert_allclose(one, ndimage.map_coordinates(channel, inner, order=3, mode="mirror"), atol=2e-5)
+    anywhere = np.stack([rng.uniform(-3, n + 2, (9, 8, 7)) for n in SHAPE]).astype(np.float32)
+    found = sample_linear(torch.from_numpy(volume), torch.from_numpy(anywhere)).numpy()
+    for channel, one in zip(volume, found, strict=True):
+        np.testing.assert_allclose(one, ndimage.map_coordinates(channel, anywhere, order=1, mode="nearest"), atol=2e-5)
+
+
+def test_cubic_interpolation_returns_the_values_at_the_voxels_edges_included() -> None:
+    volume = np.random.default_rng(1).random((1, 7, 2, 9), dtype=np.float32)
+    where = torch.from_numpy(np.indices(volume.shape[1:]).astype(np.float32))
+    np.testing.assert_allclose(sample_cubic(torch.from_numpy(volume), where), volume, atol=1e-5)
+
+
+def test_a_displacement_is_applied_before_the_rest() -> None:
+    volume, inside = (torch.from_numpy(a) for a in blob())
+    shift = torch.zeros(3, *SHAPE)
+    shift[0] = 2
+    rng = np.random.default_rng(0)
+    moved, where = replace(STILL, warp=0.0)(volume, inside, SPACING, rng, shift)
+    np.testing.assert_allclose(moved[:, :-2], volume[:, 2:], atol=1e-4)
+    assert torch.equal(where[:-2], inside[2:])
+    both, _ = replace(STILL, shift_mm=2.0)(volume, inside, SPACING, np.random.default_rng(3), shift)
+    alone, _ = replace(STILL, shift_mm=2.0)(volume, inside, SPACING, np.random.default_rng(3))
+    np.testing.assert_allclose(both[:, 3:-5], alone[:, 5:-3], atol=1e-4)
+
+
 # Size of the deformation --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_shift_is_cut_at_two_deviations(seed: int) -> None:
     moved = moved_mm(replace(STILL, shift_mm=3.0), seed)
-    np.testing.assert_allclose(moved, np.broadcast_to(moved[:, :1, :1, :1], moved.shape), atol=1e-9)
-    assert 0 < np.abs(moved).max() <= 6.0
+    np.testing.assert_allclose(moved, np.broadcast_to(moved[:, :1, :1, :1], moved.shape), atol=3e-5)
+    assert 0 < np.abs(moved).max() <= 6.0 + 1e-4
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -113,13 +159,13 @@ def test_rotation_and_scale_are_cut_at_two_deviations(seed: int) -> None:
     centre = (np.array(SHAPE)[:, None] - 1) / 2
     points, images = ((a.reshape(3, -1) - centre) for a in (IDENTITY, IDENTITY + moved_mm(augmentation, seed) / 4.0))
     linear = images @ np.linalg.pinv(points)
-    np.testing.assert_allclose(linear @ points, images, atol=1e-6)  # linear about the centre
+    np.testing.assert_allclose(linear @ points, images, atol=1e-5)  # linear about the centre
     stretch = np.linalg.norm(linear, axis=0)  # a rotation times a scale per axis
-    assert np.exp(-0.08) - 1e-6 <= stretch.min() < stretch.max() <= np.exp(0.08) + 1e-6
+    assert np.exp(-0.08) - 1e-5 <= stretch.min() < stretch.max() <= np.exp(0.08) + 1e-5
     rotation = linear / stretch
-    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-9)
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-5)
     angles = np.abs(Rotation.from_matrix(rotation).as_euler("xyz", degrees=True))
-    assert 0 < angles.max() <= 10 + 1e-6
+    assert 0 < angles.max() <= 10 + 1e-4
 
 
 def test_elastic_deformation_is_smooth_and_of_the_size_that_is_set() -> None:
@@ -127,7 +173,7 @@ def test_elastic_deformation_is_smooth_and_of_the_size_that_is_set() -> None:
     moved = np.stack([moved_mm(augmentation, seed) for seed in range(30)])
     assert 0.6 * 2.5 < moved.std() < 2.5
     assert np.abs(moved).max() < 2 * 2.5 * 1.54**3  # nodes cut at two, a cubic spline overshoots by 1.54 per axis at most
-    np.testing.assert_allclose(moved_mm(replace(STILL, elastic_mm=5.0), 3), 2 * moved[3], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(moved_mm(replace(STILL, elastic_mm=5.0), 3), 2 * moved[3], rtol=1e-4, atol=1e-4)
     roughness = np.abs(np.diff(moved, n=2, axis=3)).mean() / np.abs(moved).mean()
     assert roughness < 0.2  # 2.5 for white noise
 
@@ -136,7 +182,7 @@ def test_the_defaults_fold_no_head() -> None:
     """Jacobian of the map on 192 mm at 8 mm: positive everywhere, so that no tissue appears twice."""
     shape, lowest = (24, 24, 24), []
     for seed in range(40):
-        where = ALWAYS._sources(shape, (8.0, 8.0, 8.0), np.random.default_rng(seed))
+        where = sources(ALWAYS, shape, (8.0, 8.0, 8.0), seed)
         slopes = np.stack([np.stack(np.gradient(component)) for component in where])
         lowest.append(np.linalg.det(np.moveaxis(slopes, (0, 1), (-2, -1))).min())
     assert min(lowest) > 0.1
@@ -149,7 +195,7 @@ def test_the_same_draw_moves_by_the_same_millimetres_at_another_spacing(setting:
     found = []
     for shape, spacing in (((48, 48, 48), (4.0, 4.0, 4.0)), ((96, 48, 64), (2.0, 4.0, 3.0))):
         scaled = np.array(spacing)[:, None, None, None]
-        moved = (augmentation._sources(shape, spacing, np.random.default_rng(5)) - np.indices(shape)) * scaled
+        moved = (sources(augmentation, shape, spacing, 5) - np.indices(shape)) * scaled
         places = [np.linspace(-60, 60, 7) / mm + (n - 1) / 2 for n, mm in zip(shape, spacing, strict=True)]
         where = np.stack(np.meshgrid(*places, indexing="ij"))
         found.append(np.stack([ndimage.map_coordinates(component, where, order=1) for component in moved]))
@@ -164,8 +210,8 @@ def test_gamma_and_bias_are_cut_at_two_deviations() -> None:
     gammas, biases = [], []
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        gammas.append(np.log2(1 / replace(STILL, gamma=0.12)(volume, inside, SPACING, rng)[0][0, 13, 15, 12]))
-        biases.append(np.log(replace(STILL, bias=0.06)(volume, inside, SPACING, rng)[0] / 0.5))
+        gammas.append(np.log2(1 / apply(replace(STILL, gamma=0.12), volume, inside, rng)[0][0, 13, 15, 12]))
+        biases.append(np.log(apply(replace(STILL, bias=0.06), volume, inside, rng)[0] / 0.5))
     assert np.exp(-0.24) - 1e-4 <= min(gammas) < 0.9 < 1.1 < max(gammas) <= np.exp(0.24) + 1e-4
     assert 0.5 * 0.06 < np.std(biases) < 0.06 and np.abs(biases).max() < 2 * 0.06 * 1.54**3
     roughness = np.mean([np.abs(np.diff(b, n=2, axis=1)).mean() for b in biases]) / np.abs(biases).mean()
@@ -188,7 +234,7 @@ def test_symmetries_keep_values_neighbours_and_foreground() -> None:
     inside = FIELD[0] % 3 == 0
     rng, places = np.random.default_rng(0), set()
     for _ in range(20):
-        volume, foreground = SYMMETRIC(np.concatenate([FIELD, -FIELD]), inside, SPACING, rng)
+        volume, foreground = apply(SYMMETRIC, np.concatenate([FIELD, -FIELD]), inside, rng)
         np.testing.assert_array_equal(np.sort(volume[0], axis=None), FIELD.ravel())
         assert neighbours(volume[0]) == neighbours(FIELD[0])
         np.testing.assert_array_equal(volume[1], -volume[0])
@@ -201,7 +247,7 @@ def test_all_symmetries_that_the_array_has_are_drawn() -> None:
     """Two exchanges of the equal axes times eight mirror images: where the three neighbours of one voxel lie."""
     rng, seen = np.random.default_rng(1), set()
     for _ in range(300):
-        volume = SYMMETRIC(FIELD, FIELD[0] > 50, SPACING, rng)[0][0]
+        volume = apply(SYMMETRIC, FIELD, FIELD[0] > 50, rng)[0][0]
         start, *ends = (np.argwhere(volume == FIELD[0][index])[0] for index in ((2, 2, 2), (3, 2, 2), (2, 3, 2), (2, 2, 3)))
         steps = [(end - start + 1) % volume.shape - 1 for end in ends]
         assert all(np.abs(step).sum() == 1 for step in steps)

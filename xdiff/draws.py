@@ -8,45 +8,57 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from xdiff.augment import Augmentation
 from xdiff.data.split import Split, patient_of
 from xdiff.data.store import Store
 from xdiff.local import Core, Estimate
-from xdiff.observation import NotEnoughSections, Observation, Point, choose_planes, leaves_enough_unseen, observe, well_filled
-from xdiff.planes import AXIS_NAMES, Plane
+from xdiff.observation import NotEnoughSections, Point, choose_planes, leaves_enough_unseen, observe, well_filled
+from xdiff.planes import AXIS_NAMES, AnyPlane
+from xdiff.resident import Volumes, read
+from xdiff.view import View
 
+THICK_MM = (2.0, 8.0)
 ECHO = 4  # draws made between the uses of one in two places of a batch
 
 
 @dataclass(frozen=True)
 class DrawSettings:
-    """max_k: most given sections; uniform: share of draws with the sweeps' policy, the others have random sections; repeats:
-    steps for which a draw is used in a row in one place of the batch."""
+    """max_k: most given sections. Shares of the draws: uniform: with the sweeps' policy, the others have sections at random
+    places; orthogonal: divided among the three axes; tilted: a stack of oblique sections; thick: slices of THICK_MM; fewer: where
+    there are several contrasts, with some of them given only. repeats: steps for which a draw is used in a row in one place of
+    the batch."""
 
-    max_k: int = 12
+    max_k: int = 31
     uniform: float = 0.5
+    orthogonal: float = 0.1
+    tilted: float = 0.02
+    thick: float = 0.1
+    fewer: float = 0.5
     repeats: int = 2
     augment: Augmentation = field(default_factory=Augmentation)
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One training case in the observation's units: truth (C, X, Y, Z) float32, what is known of it without a network, and
-    the foreground (X, Y, Z)."""
+    """One training case in the observation's units, as tensors on the core's device: what is given, truth (C, X, Y, Z), what is
+    known of it without a network, and the foreground (X, Y, Z)."""
 
-    observation: Observation
-    truth: np.ndarray
+    view: View
+    truth: Tensor
     known: Estimate
-    foreground: np.ndarray
+    foreground: Tensor
 
 
 class Draws:
-    """Random cases from the training side, each a function of its generator alone."""
+    """Random cases from the training side, each a function of its generator alone, made on the core's device."""
 
     def __init__(self, store: Store, subjects: Sequence[str], core: Core, settings: DrawSettings) -> None:
         self.store, self.core, self.settings = store, core, settings
         self.subjects = list(subjects)
+        self.volumes = Volumes(store, self.subjects, core.device)
         self._recent: dict[tuple[int, int], Draw] = {}
 
     def of_step(self, seed: int, step: int, count: int) -> list[Draw]:
@@ -64,40 +76,63 @@ class Draws:
     def one(self, rng: np.random.Generator) -> Draw:
         subject = self.subjects[int(rng.integers(len(self.subjects)))]
         spacing = self.store.spacing_mm(subject)
-        volume, foreground = self.store.volume(subject), self.store.foreground(subject)
+        volume, foreground = self.volumes(subject)
         if rng.random() < 0.5:  # left-right mirror image
-            volume, foreground = volume[:, ::-1], foreground[::-1]
+            volume, foreground = volume.flip(1), foreground.flip(0)
         volume, foreground = self.settings.augment(volume, foreground, spacing, rng)
-        return self.case(subject, volume, foreground, self._planes(rng, foreground, spacing))
+        planes = self._planes(rng, foreground.cpu().numpy(), spacing)
+        return self.case(subject, volume, foreground, planes, self._given(rng))
 
-    def case(self, subject: str, volume: np.ndarray, foreground: np.ndarray, planes: list[Plane]) -> Draw:
+    def case(
+        self, subject: str, volume: Tensor, foreground: Tensor, planes: list[AnyPlane], given: list[str] | None = None
+    ) -> Draw:
         """A volume of a subject, changed or not, seen through `planes`; its patient is left out of the core."""
         store = self.store
-        observation = observe(volume, planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm)
-        known = self.core.estimate(observation, patient_of(subject))
-        return Draw(observation, volume / observation.scale[:, None, None, None], known, foreground)
+        seen = (planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm, given)
+        observation = observe(volume.cpu().numpy(), *seen)
+        view, known = self.core.known(observation, patient_of(subject))
+        scale = torch.from_numpy(observation.scale).to(volume.device)
+        return Draw(view, volume / scale[:, None, None, None], known, foreground)
 
-    def _planes(self, rng: np.random.Generator, foreground: np.ndarray, spacing: tuple) -> list[Plane]:
-        """Uniform as in the sweeps, or random; few sections more often than many."""
+    def _planes(self, rng: np.random.Generator, foreground: np.ndarray, spacing: tuple) -> list[AnyPlane]:
+        """Few sections more often than many; a number that leaves too little unseen, or does not fit, is drawn again."""
         while True:
-            k = int(np.exp(rng.uniform(0, np.log(self.settings.max_k + 1))))
-            policy, axis = ("uniform" if rng.random() < self.settings.uniform else "random"), int(rng.integers(3))
-            point = Point(k, AXIS_NAMES[axis], policy, 0.0, 1, "mean", int(rng.integers(2**31)))
+            k, axis = int(np.exp(rng.uniform(0, np.log(self.settings.max_k + 1)))), int(rng.integers(3))
+            thickness = float(rng.uniform(*THICK_MM)) if rng.random() < self.settings.thick else 0.0
+            point = Point(k, AXIS_NAMES[axis], self._policy(rng), thickness, 1, "mean", int(rng.integers(2**31)))
+            filled = well_filled(foreground, axis)
             try:
-                return choose_planes(point, well_filled(foreground, axis), None, spacing, "draw")
+                planes = choose_planes(point, filled, None, spacing, "draw")
             except NotEnoughSections:
                 continue
+            if leaves_enough_unseen(planes, filled):
+                return planes
+
+    def _policy(self, rng: np.random.Generator) -> str:
+        shares, other = self.settings, rng.random()
+        if other < shares.orthogonal:
+            return "orthogonal"
+        if other < shares.orthogonal + shares.tilted:
+            return "tilted"
+        return "uniform" if rng.random() < shares.uniform else "random"
+
+    def _given(self, rng: np.random.Generator) -> list[str] | None:
+        """Contrasts that the sections carry: any number of them, each as often as another; None for all."""
+        names = self.store.contrasts
+        if len(names) == 1 or rng.random() >= self.settings.fewer:
+            return None
+        return list(rng.choice(names, int(rng.integers(1, len(names))), replace=False))
 
 
-def residual(draw: Draw) -> np.ndarray:
-    """What is to be learned, (truth - corrected estimate) / its standard deviation: (C, X, Y, Z) float32."""
-    return ((draw.truth - draw.known.corrected) / draw.known.std).astype(np.float32)
+def residual(draw: Draw) -> Tensor:
+    """What is to be learned, (truth - corrected estimate) / its standard deviation: (C, X, Y, Z)."""
+    return (draw.truth - draw.known.corrected) / draw.known.std
 
 
-def importance(known: Estimate) -> np.ndarray:
-    """Weights (C, X, Y, Z) float32, 1 on average, with which a squared error of residuals is one of intensities."""
+def importance(known: Estimate) -> Tensor:
+    """Weights (C, X, Y, Z), 1 on average, with which a squared error of residuals is one of intensities."""
     square = known.std**2
-    return square / square.mean(axis=(1, 2, 3), keepdims=True)
+    return square / square.mean(dim=(1, 2, 3), keepdim=True)
 
 
 class Checks:
@@ -108,19 +143,20 @@ class Checks:
         sides = {"validation": split.side("val")[:count], "training": draws.subjects[:count]}
         for side, subjects in sides.items():
             for subject in subjects:
-                volume, foreground = draws.store.volume(subject), draws.store.foreground(subject)
+                volume, foreground = read(draws.store, subject, draws.core.device)
+                inside = foreground.cpu().numpy()
                 for k in ks:
                     point = Point(k, "axial", "uniform", 0.0, 1, "mean", 0)
                     try:
-                        planes = choose_planes(point, foreground, None, draws.store.spacing_mm(subject), subject)
+                        planes = choose_planes(point, inside, None, draws.store.spacing_mm(subject), subject)
                     except NotEnoughSections:
                         continue
-                    if not leaves_enough_unseen(planes, foreground):
+                    if not leaves_enough_unseen(planes, inside):
                         continue
                     draw = draws.case(subject, volume, foreground, planes)
                     self.cases.append((side, k, draw, unseen_psnr(draw, draw.known.gaussian)))
 
-    def score(self, reconstruct: Callable[[Draw], np.ndarray]) -> dict[str, dict[int, dict[str, float]]]:
+    def score(self, reconstruct: Callable[[Draw], Tensor]) -> dict[str, dict[int, dict[str, float]]]:
         """side -> K -> mean PSNR (dB, region unseen) of `reconstruct(draw)` (C, X, Y, Z), and of the gaussian row."""
         found: dict[str, dict[int, list[tuple[float, float]]]] = {}
         for side, k, draw, base in self.cases:
@@ -137,8 +173,8 @@ def mean_gain(scores: dict[str, dict[int, dict[str, float]]]) -> float:
     return sum(gains) / len(gains) if gains else 0.0
 
 
-def unseen_psnr(draw: Draw, volume: np.ndarray) -> float:
+def unseen_psnr(draw: Draw, volume: Tensor) -> float:
     """Squared error over all non-given voxels per non-given foreground voxel, in dB of the observation's scale."""
-    hidden = ~draw.observation.mask
+    hidden = ~draw.view.mask
     squares = ((volume - draw.truth)[:, hidden] ** 2).sum() / (len(volume) * (hidden & draw.foreground).sum())
-    return float(-10 * np.log10(squares))
+    return float(-10 * torch.log10(squares))

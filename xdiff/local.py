@@ -14,18 +14,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional
 
+from xdiff.errors import InputError
+from xdiff.filters import curvature, gradient, laplace, smooth
 from xdiff.gaussian import LinearGaussian
 from xdiff.gaussian_fit import from_tensors, to_tensors
 from xdiff.observation import Observation
-from xdiff.planes import along, common_axis
+from xdiff.planes import project
+from xdiff.view import Sides, View
 
 SIGMAS = (1, 2, 4)  # voxels: of the Gaussian filters
 REACH_MM = 40.0  # distances count up to here
@@ -38,12 +40,12 @@ CHUNK = 2**17  # voxels that the network sees at a time
 
 class Estimate(NamedTuple):
     """gaussian: G; spread: its part that kriging added; corrected: G with the local correction; std: standard deviation of
-    truth - corrected, positive everywhere. All (C, X, Y, Z) float32."""
+    truth - corrected, positive everywhere. All (C, X, Y, Z) float32, numpy arrays or tensors."""
 
-    gaussian: np.ndarray
-    spread: np.ndarray
-    corrected: np.ndarray
-    std: np.ndarray
+    gaussian: Any
+    spread: Any
+    corrected: Any
+    std: Any
 
 
 class LocalNetwork(nn.Module):
@@ -82,146 +84,171 @@ def powers(known: Tensor) -> Tensor:
     return torch.cat([by_distance, open_ * by_distance], dim=1)
 
 
+BASES = ("core", "gaussian", "none")
+
+
 @dataclass
 class Core:
-    """The linear-Gaussian estimate with its local correction."""
+    """The linear-Gaussian estimate with its local correction. `network` decides on which device it works.
+
+    base: what methods start from, `core`; in ablations `gaussian` leaves the correction out, and `none` starts from the mean of
+    the training volumes with the given sections put in, and their standard deviation.
+    """
 
     linear: LinearGaussian
     network: LocalNetwork
+    base: str = "core"
 
-    def estimate(self, observation: Observation, patient: str | None = None) -> Estimate:
-        """What is known of a volume before anything is diffused. patient: whose training volumes are left out.
+    def __post_init__(self) -> None:
+        if self.base not in BASES:
+            raise InputError("methods.*.params.base", repr(self.base), f"one of {BASES}")
 
-        The correction is for sections of one axis; where given planes have no common axis it is zero, and the standard
-        deviation that of the linear-Gaussian model.
-        """
+    @property
+    def device(self) -> torch.device:
+        return self.network.middle.device
+
+    def estimate(self, observation: Observation, patient: str | tuple[str, ...] | None = None) -> Estimate:
+        """`known` without the view, as numpy arrays."""
+        return Estimate(*(t.cpu().numpy() for t in self.known(observation, patient)[1]))
+
+    def known(self, observation: Observation, patient: str | tuple[str, ...] | None = None) -> tuple[View, Estimate]:
+        """An observation on the core's device and what is known of the volume before anything is diffused. patient: whose
+        training volumes are left out, one name or several."""
         keep = self.linear.without_patient(patient)
-        gaussian, spread = self.linear.estimate_parts(observation, keep)
-        axis = common_axis(observation.planes)
-        if axis is None:
-            return Estimate(gaussian, spread, gaussian, _at_least(self.linear.posterior(observation).std()))
-        prior = self.prior(gaussian, keep)
-        found = np.stack([self._apply(observation, gaussian, spread, prior, c) for c in range(len(gaussian))])
-        corrected = gaussian + np.where(observation.mask, 0, found[:, 0])
-        return Estimate(gaussian, spread, corrected.astype(np.float32), _at_least(found[:, 1]))
+        view = View.of(observation, self.device)
+        parts = (torch.from_numpy(a).to(self.device) for a in self.linear.estimate_parts(observation, keep))
+        known = self.refine(view, *parts, keep)
+        if not view.exact:
+            # of thick and oblique sections only averages are given: the correction moves what makes them up
+            met = project(known.corrected.cpu().numpy(), observation.sections, observation.planes)
+            known = known._replace(corrected=torch.from_numpy(met).to(self.device))
+        return view, known
 
-    def prior(self, gaussian: np.ndarray, keep: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    @torch.inference_mode()
+    def refine(self, view: View, gaussian: Tensor, spread: Tensor, keep: np.ndarray | None) -> Estimate:
+        """The local correction of G and of its spread part (C, X, Y, Z), training volumes `keep` alone being known."""
+        prior = self.prior(gaussian, keep)
+        if self.base == "none":
+            mean = torch.where(view.known, view.evidence, prior[0])
+            return Estimate(gaussian, torch.zeros_like(spread), mean, _at_least(prior[1]))
+        found = torch.stack([self._apply(view, gaussian, spread, prior, c) for c in range(len(gaussian))])
+        if self.base == "gaussian":
+            found[:, 0] = 0
+        corrected = gaussian + torch.where(view.known, 0.0, found[:, 0])
+        return Estimate(gaussian, spread, corrected, _at_least(found[:, 1]))
+
+    def prior(self, gaussian: Tensor, keep: np.ndarray | None) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (C, X, Y, Z) of the training volumes `keep`, brought to the brightness of the estimate."""
         total, squares, count = *self._sums, self.linear.n_rows
         if keep is not None:
-            left_out = self.linear.rows[np.setdiff1d(np.arange(count), keep)].astype(np.float64)
-            total, squares, count = total - left_out.sum(axis=0), squares - (left_out**2).sum(axis=0), len(keep)
-        mean = (total / count).astype(np.float32)
-        std = np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0)).astype(np.float32)
-        brightness = (gaussian * mean).sum(axis=(1, 2, 3)) / ((mean**2).sum(axis=(1, 2, 3)) + 1e-12)
-        wide = np.maximum(brightness, 0).astype(np.float32)[:, None, None, None]
+            left_out = np.setdiff1d(np.arange(count), keep)
+            rows = torch.from_numpy(self.linear.rows[left_out].astype(np.float64)).to(self.device)
+            total, squares, count = total - rows.sum(dim=0), squares - (rows**2).sum(dim=0), len(keep)
+        mean = total / count
+        std = torch.sqrt((squares / count - mean**2).clamp(min=0)).float()
+        mean = mean.float()
+        brightness = (gaussian * mean).sum(dim=(1, 2, 3)) / ((mean**2).sum(dim=(1, 2, 3)) + 1e-12)
+        wide = brightness.clamp(min=0)[:, None, None, None]
         return wide * mean, wide * std
 
     @cached_property
-    def _sums(self) -> tuple[np.ndarray, np.ndarray]:
+    def _sums(self) -> tuple[Tensor, Tensor]:
         """Of the training volumes and of their squares, in float64: a patient's are subtracted again without a trace."""
         total, squares = np.zeros((2, *self.linear.rows.shape[1:]))
         for row in self.linear.rows:
             total += row
             squares += np.square(row, dtype=np.float64)
-        return total, squares
+        return torch.from_numpy(total).to(self.device), torch.from_numpy(squares).to(self.device)
 
-    @torch.inference_mode()
-    def _apply(
-        self, observation: Observation, gaussian: np.ndarray, spread: np.ndarray, prior: tuple[np.ndarray, np.ndarray], c: int
-    ) -> np.ndarray:
-        """Residual and standard deviation of one contrast, (2, X, Y, Z) float32."""
-        columns = np.stack([f.ravel() for f in features(observation, gaussian, spread, prior, c)])
-        device = self.network.middle.device
-        parts = [self.network(torch.from_numpy(part.T).to(device)) for part in np.array_split(columns, _parts(columns), axis=1)]
-        residual, log_std = torch.cat(parts).T
-        found = self.network.unit * torch.stack([residual, torch.exp(log_std.clamp(*LOG_STD))])
-        return found.reshape(2, *observation.shape).cpu().numpy()
+    def _apply(self, view: View, gaussian: Tensor, spread: Tensor, prior: tuple[Tensor, Tensor], c: int) -> Tensor:
+        """Residual and standard deviation of one contrast, (2, X, Y, Z)."""
+        network, found = self.network, []
+        columns = gaussian.new_empty((len(network.middle), view.mask.numel()), dtype=torch.float16)
+        # in half precision, as in training: at 240 x 240 x 155 voxels the features are what takes the memory
+        for i, feature in enumerate(features(view, gaussian, spread, prior, c)):
+            columns[i] = ((feature - network.middle[i]) / network.wide[i]).clamp(-CLIP, CLIP).expand(view.shape).flatten()
+        for part in columns.split(CHUNK, dim=1):
+            known = part.T.float()
+            found.append(network.body(known) + functional.pad(network.regressed(known)[:, None], (0, 1)))
+        residual, log_std = torch.cat(found).T
+        return (network.unit * torch.stack([residual, torch.exp(log_std.clamp(*LOG_STD))])).reshape(2, *view.shape)
 
     def tensors(self) -> dict[str, np.ndarray]:
         state = {f"local.{name}": value.cpu().numpy() for name, value in self.network.state_dict().items()}
         return {**to_tensors(self.linear), **state}
 
     @staticmethod
-    def of(tensors: dict[str, np.ndarray]) -> Core:
+    def of(tensors: dict[str, np.ndarray], base: str = "core", device: torch.device | str = "cpu") -> Core:
         state = {n.removeprefix("local."): torch.from_numpy(a) for n, a in tensors.items() if n.startswith("local.")}
         width, count = state["body.0.weight"].shape
         network = LocalNetwork(count, width)
         network.load_state_dict(state)
-        return Core(from_tensors(tensors), network.eval())
+        return Core(from_tensors(tensors), network.eval().to(device), base)
 
 
-def _at_least(std: np.ndarray) -> np.ndarray:
+def _at_least(std: Tensor) -> Tensor:
     """No standard deviation (C, X, Y, Z) below LEAST_STD of the contrast's: residuals are divided by it."""
-    return np.maximum(std, LEAST_STD * np.sqrt((std**2).mean(axis=(1, 2, 3), keepdims=True)) + 1e-6).astype(np.float32)
+    return torch.maximum(std, LEAST_STD * torch.sqrt((std**2).mean(dim=(1, 2, 3), keepdim=True)) + 1e-6)
 
 
-def _parts(columns: np.ndarray) -> int:
-    return -(-columns.shape[1] // CHUNK)
-
-
-def features(
-    observation: Observation, gaussian: np.ndarray, spread: np.ndarray, prior: tuple[np.ndarray, np.ndarray], c: int
-) -> Iterator[np.ndarray]:
-    """Features (X, Y, Z) float32 of contrast `c`, one after the other, for given sections of one axis. None of them knows left
-    from right."""
-    axis = common_axis(observation.planes)
+def features(view: View, gaussian: Tensor, spread: Tensor, prior: tuple[Tensor, Tensor], c: int) -> Iterator[Tensor]:
+    """Features, broadcastable to (X, Y, Z), of contrast `c`, one after the other. None of them knows left from right. Those
+    that have a direction take that of the nearest given section."""
     g, s, mean, std = gaussian[c], spread[c], prior[0][c], prior[1][c]
-    off = observation.interpolated[c] - g
-    yield from _places(observation, gaussian)
+    off = torch.where(view.given[c], view.interpolated[c] - g, 0.0)
+    yield from _places(view, gaussian)
+    yield view.given[c].float().reshape(1, 1, 1)
     yield from (g, s, off, mean, std)
     for sigma in SIGMAS:
-        smooth_g, smooth_s, smooth_off = (ndimage.gaussian_filter(image, sigma) for image in (g, s, off))
+        smooth_g, smooth_s, smooth_off = (smooth(image, sigma) for image in (g, s, off))
         yield from (smooth_g, smooth_s, smooth_off)
-        slope, slope_s, slope_off = np.gradient(smooth_g), np.gradient(smooth_s), np.gradient(smooth_off)
-        yield from (_dot(slope, slope), _dot(slope, slope_s), _dot(slope, slope_off), ndimage.laplace(smooth_g))
-        yield from (slope[axis] * slope[axis], slope[axis] * slope_s[axis], slope[axis] * slope_off[axis])
+        slope, slope_s, slope_off = gradient(smooth_g), gradient(smooth_s), gradient(smooth_off)
+        yield from (_dot(slope, slope), _dot(slope, slope_s), _dot(slope, slope_off), laplace(smooth_g))
+        for other in (slope, slope_s, slope_off):
+            yield view.pick([slope[side.axis] * other[side.axis] for side in view.sides])
     for sigma in SIGMAS[:2]:
-        yield from (ndimage.gaussian_filter(image, sigma) for image in (mean, std))
+        yield from (smooth(image, sigma) for image in (mean, std))
         for image in (g, s):
-            yield ndimage.gaussian_filter1d(image, sigma, axis)
-            yield ndimage.gaussian_filter1d(image, sigma, axis, order=2)
-    slope = np.gradient(ndimage.gaussian_filter(mean, 1))
-    yield np.sqrt(_dot(slope, slope))
-    yield from (_dot(slope, np.gradient(ndimage.gaussian_filter(image, 1))) for image in (s, g - mean))
-    yield from _nearest(observation, g, s, axis)
-    yield from (np.full_like(g, float(c == other)) for other in range(1, len(gaussian)))
+            yield view.pick([smooth(image, sigma, (side.axis,)) for side in view.sides])
+            yield view.pick([curvature(image, sigma, side.axis) for side in view.sides])
+    slope = gradient(smooth(mean, 1))
+    yield torch.sqrt(_dot(slope, slope))
+    yield from (_dot(slope, gradient(smooth(image, 1))) for image in (s, g - mean))
+    by_side = (_nearest(view, side, g, s) for side in view.sides)
+    yield from (view.pick(images) for images in zip(*by_side, strict=True))
+    yield from (g.new_full((1, 1, 1), float(c == other)) for other in range(1, len(gaussian)))
 
 
-def _dot(a: list[np.ndarray], b: list[np.ndarray]) -> np.ndarray:
+def _dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
     return sum(x * y for x, y in zip(a, b, strict=True))
 
 
-def _nearest(observation: Observation, g: np.ndarray, s: np.ndarray, axis: int) -> Iterator[np.ndarray]:
+def _nearest(view: View, side: Sides, g: Tensor, s: Tensor) -> Iterator[Tensor]:
     """What the nearest given section on either side, straight along the axis, shows and what the training volumes missed
     there, at several scales within the section; zero beyond the outermost ones. And how far away it is."""
-    given = np.array(sorted(p.index for p in observation.planes))
-    rows, mm = np.arange(observation.shape[axis]), observation.spacing_mm[axis]
-    in_plane = [[0 if a == axis else sigma for a in range(3)] for sigma in SIGMAS]
-    missed = [s, *(ndimage.gaussian_filter(s, sigma) for sigma in in_plane)]
-    shown = [g, *(ndimage.gaussian_filter(g, sigma) for sigma in in_plane[:2])]
-    after = np.searchsorted(given, rows)
-    for place, there in ((after, after < len(given)), (np.searchsorted(given, rows, side="right") - 1, rows >= given[0])):
-        nearest = given[np.clip(place, 0, len(given) - 1)]
-        distance = np.where(there, np.minimum(np.abs(nearest - rows) * mm / REACH_MM, 1), 1.5).astype(np.float32)
-        yield np.broadcast_to(along(distance, axis), g.shape)
-        yield from (np.take(image, nearest, axis) * along(there, axis) for image in (*missed, *shown))
+    in_plane = [a for a in range(3) if a != side.axis]
+    missed = [s, *(smooth(s, sigma, in_plane) for sigma in SIGMAS)]
+    shown = [g, *(smooth(g, sigma, in_plane) for sigma in SIGMAS[:2])]
+    for after, away, there in ((True, side.after_away, side.has_after), (False, side.before_away, side.has_before)):
+        distance = torch.where(there, (away * view.spacing_mm[side.axis] / REACH_MM).clamp(max=1), 1.5)
+        yield distance.expand(view.shape)
+        yield from (side.at(image, after) for image in (*missed, *shown))
 
 
-def _places(observation: Observation, gaussian: np.ndarray) -> Iterator[np.ndarray]:
+def _places(view: View, gaussian: Tensor) -> Iterator[Tensor]:
     """Distance to the nearest given section, how much of the subject is left open, and the place in the array."""
-    distance = (np.minimum(observation.distance_mm, REACH_MM) / REACH_MM).astype(np.float32)
-    yield from (distance, np.full_like(distance, log_distance(observation, gaussian)))
-    for axis, n in enumerate(observation.shape):
-        place = np.linspace(-1, 1, n, dtype=np.float32)
-        yield np.broadcast_to(along(np.abs(place) if axis == 0 else place, axis), observation.shape)
+    yield view.distance_mm.clamp(max=REACH_MM) / REACH_MM
+    yield gaussian.new_full((1, 1, 1), log_distance(view, gaussian))
+    for axis, n in enumerate(view.shape):
+        place = torch.linspace(-1, 1, n, device=gaussian.device).reshape([-1 if a == axis else 1 for a in range(3)])
+        yield place.abs() if axis == 0 else place
 
 
-def log_distance(observation: Observation, gaussian: np.ndarray) -> float:
+def log_distance(view: View, gaussian: Tensor) -> float:
     """Logarithm of the mean distance in mm to the nearest given section (at most REACH_MM), weighted by the brightness of the
     estimate (C, X, Y, Z): how much of the subject is left open.
 
     The number of sections would not do: ten of them side by side leave as much open as one.
     """
-    bright = np.maximum(gaussian, 0).mean(axis=0) + 1e-6
-    return float(np.log((np.minimum(observation.distance_mm, REACH_MM) * bright).sum() / bright.sum()))
+    bright = gaussian.clamp(min=0).mean(dim=0) + 1e-6
+    return float(torch.log((view.distance_mm.clamp(max=REACH_MM) * bright).sum() / bright.sum()))

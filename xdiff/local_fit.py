@@ -28,8 +28,9 @@ from xdiff.gaussian_fit import fit
 from xdiff.local import LOG_STD, POWERS, Core, LocalNetwork, features, powers
 from xdiff.observation import NotEnoughSections, Point, choose_planes, leaves_enough_unseen, observe, well_filled
 from xdiff.planes import AXES, AXIS_NAMES
+from xdiff.view import View
 
-VERSION = 1  # raise when the same settings fit something else
+VERSION = 2  # raise when the same settings fit something else
 BATCH = 4096
 LEARNING_RATE = 4e-3
 REGRESSED = 2**19  # voxels of the regression
@@ -130,15 +131,23 @@ def _case(core: Core, store: Store, subject: str, point: Point, voxels: int, rng
     observation = observe(volume, planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm)
     keep = core.linear.without_patient(patient_of(subject))
     gaussian, spread = core.linear.estimate_parts(observation, keep)
-    prior = core.prior(gaussian, keep)
     residual = volume / observation.scale[:, None, None, None] - gaussian
-    chosen = rng.choice(np.flatnonzero(~observation.mask), voxels)
-    columns = [
-        np.stack([f.ravel()[chosen] for f in features(observation, gaussian, spread, prior, c)], axis=1)
-        for c in range(len(volume))
-    ]
-    wanted = residual.reshape(len(residual), -1)[:, chosen]
-    return Case(np.stack(columns), wanted, float((residual[:, ~observation.mask] ** 2).mean()))
+    hidden = ~observation.mask
+    chosen = rng.choice(np.flatnonzero(hidden), voxels)
+    columns = _columns(core, View.of(observation, core.device), gaussian, spread, keep, chosen)
+    return Case(columns, residual.reshape(len(residual), -1)[:, chosen], float((residual[:, hidden] ** 2).mean()))
+
+
+@torch.inference_mode()
+def _columns(
+    core: Core, view: View, gaussian: np.ndarray, spread: np.ndarray, keep: np.ndarray | None, chosen: np.ndarray
+) -> np.ndarray:
+    """Features (C, n, F) float32 at the voxels `chosen` (n,) of every contrast."""
+    parts, where = [torch.from_numpy(a).to(core.device) for a in (gaussian, spread)], torch.from_numpy(chosen).to(core.device)
+    prior = core.prior(parts[0], keep)
+    contrasts = range(len(gaussian))
+    found = [[f.expand(view.shape).flatten()[where] for f in features(view, *parts, prior, c)] for c in contrasts]
+    return torch.stack([torch.stack(columns, dim=1) for columns in found]).cpu().numpy()
 
 
 def train_network(cases: list[Case], settings: CoreSettings, seed: int) -> LocalNetwork:

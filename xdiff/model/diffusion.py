@@ -14,14 +14,14 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
+from xdiff.filters import box_mean
 from xdiff.local import Estimate
 from xdiff.model.network import Network, double, halve
 from xdiff.model.spectrum import wiener
-from xdiff.observation import Observation
 from xdiff.planes import stack
+from xdiff.view import View
 
 DISTANCE_UNIT_MM = 40.0
 POSITION_UNIT_MM = 100.0
@@ -32,53 +32,48 @@ LOG_SIGMA = (-3.0, 4.5)  # of the training draws: from the finest texture to the
 
 @dataclass(frozen=True)
 class Condition:
-    """Everything that depends on the observation alone, computed once per volume: `maps` (maps, X, Y, Z) and `mask`
-    (X, Y, Z) bool of the voxels that are known exactly, both on the device."""
+    """Everything that depends on the observation alone, computed once per volume: `maps` (maps, X, Y, Z) and `known`
+    (C, X, Y, Z) bool of the voxels that are known exactly, both on the device."""
 
     maps: Tensor
-    mask: Tensor
+    known: Tensor
 
 
 def map_channels(contrasts: int) -> int:
-    """Six maps per contrast (see make_condition); mask; distance; position."""
-    return 6 * contrasts + 2 + 3 * (1 + 2 * len(FREQUENCIES))
+    """Seven maps per contrast (see make_condition); distance; position."""
+    return 7 * contrasts + 1 + 3 * (1 + 2 * len(FREQUENCIES))
 
 
-def make_condition(observation: Observation, known: Estimate, device: torch.device | str = "cpu") -> Condition:
+def make_condition(view: View, known: Estimate) -> Condition:
     """Conditioning maps of one observation, from what is known of it before.
 
     What the residual depends on is given in units of s, as the residual is: what the training volumes could not explain at
     the given sections, how far the estimate is from linear interpolation, its own detail. In the image's units these are
     small beside it and almost collinear with each other, and training sees nothing of them for a long time.
     """
-    base, mask, std = known.corrected, observation.mask, known.std
-    between = observation.interpolated - base if observation.interpolated.any() else np.zeros_like(base)
-    maps = np.concatenate(
-        [
-            observation.evidence,
-            base,
-            np.clip(known.spread / std, -OUTLIER, OUTLIER),
-            np.clip(between / std, -OUTLIER, OUTLIER),
-            np.clip((base - ndimage.uniform_filter(base, (0, 3, 3, 3))) / std, -OUTLIER, OUTLIER),
-            np.log(std) + 2.5,  # about 0 for residuals of 0.08
-            mask[None],
-            np.minimum(observation.distance_mm, 4 * DISTANCE_UNIT_MM)[None] / DISTANCE_UNIT_MM,
-            position(observation.shape, tuple(observation.spacing_mm)),
-        ],
-        dtype=np.float32,
-    )
-    # of a thick or oblique section only averages are known: the projection at the end sees to them
-    known_exactly = mask & all(p.thin for p in observation.planes)
-    return Condition(torch.from_numpy(maps).to(device), torch.from_numpy(known_exactly).to(device))
+    base, std = known.corrected, known.std
+    given = view.given[:, None, None, None]
+    maps = [
+        view.evidence,
+        base,
+        (known.spread / std).clamp(-OUTLIER, OUTLIER),
+        torch.where(given, (view.interpolated - base) / std, 0.0).clamp(-OUTLIER, OUTLIER),
+        ((base - box_mean(base, 3)) / std).clamp(-OUTLIER, OUTLIER),
+        torch.log(std) + 2.5,  # about 0 for residuals of 0.08
+        (given & view.mask).float(),
+        view.distance_mm.clamp(max=4 * DISTANCE_UNIT_MM)[None] / DISTANCE_UNIT_MM,
+        position(view.shape, view.spacing_mm, base.device),
+    ]
+    return Condition(torch.cat(maps), view.known)
 
 
 @functools.lru_cache(maxsize=4)
-def position(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> np.ndarray:
-    """Fourier features (3 (1 + 2 len(FREQUENCIES)), X, Y, Z) float32 of the place of every voxel, in 100 mm from the middle."""
+def position(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], device: torch.device) -> Tensor:
+    """Fourier features (3 (1 + 2 len(FREQUENCIES)), X, Y, Z) of the place of every voxel, in 100 mm from the middle."""
     axes = [(np.arange(n) - (n - 1) / 2) * mm / POSITION_UNIT_MM for n, mm in zip(shape, spacing_mm, strict=True)]
     u = np.stack(np.meshgrid(*axes, indexing="ij"))
     waves = [f(np.pi * k * u) for k in FREQUENCIES for f in (np.sin, np.cos)]
-    return np.concatenate([u, *waves]).astype(np.float32)
+    return torch.from_numpy(np.concatenate([u, *waves]).astype(np.float32)).to(device)
 
 
 def section_maps(maps: Tensor, axis: int, rows: Tensor) -> Tensor:
@@ -152,17 +147,26 @@ def loss(network: Network, batch: Batch, generator: torch.Generator) -> Tensor:
         coarse = network.trunk(shown, t, maps)
         total = total + (halve(weight) * (coarse[:, : network.contrasts] - halve(target)) ** 2).mean()
         context = double(coarse, residual.shape[2:])
-    raw = network.section(*_section_inputs(network, shown, t, maps, context, batch.axis, rows))
+    tokens = None if network.tokens is None else network.tokens(maps)
+    raw = network.section(*_section_inputs(network, shown, t, maps, context, tokens, batch.axis, rows))
     wanted, heavy = (torch.cat([stack(v, batch.axis)[r] for v, r in zip(x, rows, strict=True)]) for x in (target, weight))
     return total + (heavy * (raw - wanted) ** 2).mean()
 
 
 def _section_inputs(
-    network: Network, shown: Tensor, t: Tensor, maps: Tensor, context: Tensor | None, axis: int, rows: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    network: Network,
+    shown: Tensor,
+    t: Tensor,
+    maps: Tensor,
+    context: Tensor | None,
+    tokens: Tensor | None,
+    axis: int,
+    rows: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """Arguments of `Network.section` for sections `rows` (V, n) of V volumes."""
     volumes = range(len(rows))
     slab = torch.cat([slabs(shown[v], axis, rows[v], network.slab) for v in volumes])
     cut_maps = torch.cat([section_maps(maps[v], axis, rows[v]) for v in volumes])
     cut_context = None if context is None else torch.cat([stack(context[v], axis)[rows[v]] for v in volumes])
-    return slab, t.repeat_interleave(rows.shape[1]), cut_maps, cut_context
+    repeated = None if tokens is None else tokens.repeat_interleave(rows.shape[1], dim=0)
+    return slab, t.repeat_interleave(rows.shape[1]), cut_maps, cut_context, repeated

@@ -11,12 +11,17 @@ from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 from torch.nn import functional
 
+from xdiff.errors import InputError
+
+TOKEN_CHANNELS = 32
+
 
 class Network(nn.Module):
     """Raw output of the preconditioned denoiser (diffusion.py), per section of any axis.
 
-    contrasts C; maps: channels of the conditioning volumes; features: channels that the trunk hands to the sections.
-    Both heads are zero at the start, so that an untrained network returns 0.
+    contrasts C; maps: channels of the conditioning volumes; features: channels that the trunk hands to the sections; tokens: how
+    many summaries of the conditioning the sections attend to (an ablation; a cube number, 0 for none). Both heads are zero at
+    the start, so that an untrained network returns 0.
     """
 
     def __init__(
@@ -27,22 +32,43 @@ class Network(nn.Module):
         trunk_channels: tuple[int, ...] = (16, 32, 64),
         features: int = 8,
         slab: int = 1,
+        tokens: int = 0,
     ) -> None:
         super().__init__()
         self.contrasts, self.slab = contrasts, slab
         self.trunk = Trunk(contrasts, maps, trunk_channels, features) if trunk_channels else None
         context = features + contrasts if trunk_channels else 0
         self.factor = 2 ** (len(channels) - 1)
-        self.sections = _unet(2, (2 * slab + 1) * 2 * contrasts + maps + 3 + context, contrasts, channels)
+        self.tokens = Tokens(maps, tokens) if tokens else None
+        inputs = (2 * slab + 1) * 2 * contrasts + maps + 3 + context
+        self.sections = _unet(2, inputs, contrasts, channels, TOKEN_CHANNELS if tokens else 0)
 
-    def section(self, slabs: Tensor, t: Tensor, maps: Tensor, context: Tensor | None) -> Tensor:
+    def section(
+        self, slabs: Tensor, t: Tensor, maps: Tensor, context: Tensor | None, tokens: Tensor | None = None
+    ) -> Tensor:
         """(n, C, h, w) from slabs (n, (2 slab + 1) 2 C, h, w) of the state and its linear estimate, times t (n,), conditioning
-        maps (n, maps + 3, h, w) and the trunk's context (n, C + features, h, w), whose first C channels are its own estimate."""
+        maps (n, maps + 3, h, w), the trunk's context (n, C + features, h, w), whose first C channels are its own estimate, and
+        tokens (n, tokens, TOKEN_CHANNELS) of the whole volume."""
         h, w = slabs.shape[-2:]
         inputs = [slabs, maps] if context is None else [slabs, maps, context]
         padded = functional.pad(torch.cat(inputs, dim=1), (0, -w % self.factor, 0, -h % self.factor))
-        refined = self.sections(padded.contiguous(), timesteps=1000 * t)[..., :h, :w]
+        refined = self.sections(padded.contiguous(), timesteps=1000 * t, context=tokens)[..., :h, :w]
         return refined if context is None else refined + context[:, : self.contrasts]
+
+
+class Tokens(nn.Module):
+    """Summaries of the conditioning, (B, count, TOKEN_CHANNELS): its means over count equal boxes of the volume, projected. Several,
+    because attention over the single token of the official code is constant."""
+
+    def __init__(self, maps: int, count: int) -> None:
+        super().__init__()
+        self.side = round(count ** (1 / 3))
+        if self.side**3 != count:
+            raise InputError("methods.*.params.tokens", count, "a cube number: 8, 27, 64 ...")
+        self.projection = nn.Linear(maps, TOKEN_CHANNELS)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.projection(functional.adaptive_avg_pool3d(maps, self.side).flatten(2).transpose(1, 2))
 
 
 class Trunk(nn.Module):
@@ -58,7 +84,7 @@ class Trunk(nn.Module):
     def forward(self, shown: Tensor, t: Tensor, maps: Tensor) -> Tensor:
         """(B, C + features, X/2, Y/2, Z/2), halves rounded up, from the state and its linear estimate (B, 2 C, X, Y, Z), t (B,)
         and conditioning (B, maps, X, Y, Z). The first C channels are an estimate of the pooled target."""
-        pooled = halve(torch.cat([shown, maps], dim=1))
+        pooled = torch.cat([halve(shown), halve(maps)], dim=1)
         sizes = pooled.shape[2:]
         padding = [p for n in reversed(sizes) for p in (0, -n % self.factor)]
         out = self.unet(functional.pad(pooled, padding), timesteps=1000 * t)
@@ -76,14 +102,20 @@ def double(volume: Tensor, shape: torch.Size) -> Tensor:
     return large[:, :, : shape[0], : shape[1], : shape[2]]
 
 
-def _unet(dimensions: int, in_channels: int, out_channels: int, channels: tuple[int, ...]) -> DiffusionModelUNet:
-    """MONAI's time-conditioned U-Net without attention: convolutions carry over to other sizes, and are fast on a CPU."""
+def _unet(
+    dimensions: int, in_channels: int, out_channels: int, channels: tuple[int, ...], token_channels: int = 0
+) -> DiffusionModelUNet:
+    """MONAI's time-conditioned U-Net. Without attention, but for tokens at the coarsest level: convolutions carry over to other
+    sizes, and are fast on a CPU."""
     return DiffusionModelUNet(
         spatial_dims=dimensions,
         in_channels=in_channels,
         out_channels=out_channels,
         channels=channels,
-        attention_levels=(False,) * len(channels),
+        attention_levels=(*(False,) * (len(channels) - 1), bool(token_channels)),
+        num_head_channels=channels[-1] // 2,
+        with_conditioning=bool(token_channels),
+        cross_attention_dim=token_channels or None,
         num_res_blocks=1,
         norm_num_groups=4 if channels[0] % 8 else 8,
     )

@@ -7,81 +7,163 @@ the given voxels are exactly 0, because L already has the given sections in it.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from xdiff.errors import InputError
 from xdiff.model.diffusion import Condition, precondition, section_maps, slabs
 from xdiff.model.network import Network, double
 from xdiff.planes import stack, unstack
 
-BATCH = 64
+PIXELS = 2**19  # of one batch of sections: what bounds the memory, whatever their size
 SIGMA_MAX, SIGMA_MIN, RHO = 80.0, 0.03, 7.0
+WARM_SIGMA = 5.0  # noise that a warm start adds to the mean: the largest modes stand out of it
+CHOICES = {
+    "fusion": ("fitted", "uniform"),
+    "noise": ("shared", "independent"),
+    "projection": ("every_step", "end"),
+    "start": ("noise", "warm"),
+    "solver": ("dpm", "ddim"),
+}
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """The first of every choice is X-Diffusion, the others are ablations. fusion: weights of the three axes' estimates, fitted on
+    validation subjects or equal; noise: one state of the whole volume, or one for each axis with its own noise; projection: on
+    the given voxels at every step or at the end alone; start: from noise, or from the mean with WARM_SIGMA of noise."""
+
+    fusion: str = "fitted"
+    noise: str = "shared"
+    projection: str = "every_step"
+    start: str = "noise"
+    solver: str = "dpm"
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise InputError(f"methods.*.params.sampler.{name}", repr(getattr(self, name)), f"one of {choices}")
+
+
+class Fusion(NamedTuple):
+    """Weights (T, 2) of the network's part of the estimates along the given sections' own axis and along each other axis, at
+    falling times (T,) from 1."""
+
+    times: np.ndarray
+    weights: np.ndarray
+
+    def at(self, t: float, axis: int | None) -> Tensor:
+        """(3,), interpolated in log noise level; for given sections of no common axis their average."""
+        own, other = (np.interp(-_log_sigma(t), -_log_sigma(self.times), w) for w in self.weights.T)
+        return torch.tensor([(own + 2 * other) / 3] * 3 if axis is None else [own if a == axis else other for a in range(3)])
+
+
+def _log_sigma(t: float | np.ndarray) -> float | np.ndarray:
+    return np.log(t / np.maximum(1 - np.asarray(t, dtype=float), 1e-6))
+
+
+UNIFORM = Fusion(np.ones(1), np.full((1, 2), 1 / 3))
+
+
+class Denoiser(NamedTuple):
+    """Everything that the estimates of one volume come from. axis: that the given sections are of, None where several."""
+
+    network: Network
+    spectrum: Tensor
+    condition: Condition
+    axis: int | None = None
+    fusion: Fusion = UNIFORM
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.condition.known.shape
+
+    @property
+    def evaluations(self) -> int:
+        """Section evaluations of one call: all sections of three axes."""
+        return sum(self.shape[1:])
+
+    def tokens(self) -> Tensor | None:
+        return None if self.network.tokens is None else self.network.tokens(self.condition.maps[None])
 
 
 @torch.inference_mode()
-def axis_estimates(network: Network, spectrum: Tensor, state: Tensor, t: float, condition: Condition) -> Tensor:
-    """Estimates of r_0 from the state (C, X, Y, Z) at time t, one per target axis: (3, C, X, Y, Z).
-
-    At t = 1 the network is shown zeros (see diffusion.py).
-    """
+def axis_estimates(denoiser: Denoiser, state: Tensor, t: float, axes: tuple[int, ...] = (0, 1, 2)) -> tuple[Tensor, Tensor]:
+    """Estimates of r_0 from the state (C, X, Y, Z) at time t: the linear one (C, X, Y, Z), and what the network adds to it along
+    every target axis (axes, C, X, Y, Z). At t = 1 the network is shown zeros (see diffusion.py)."""
+    network, maps = denoiser.network, denoiser.condition.maps
     time = torch.full((1,), t, device=state.device)
     shown_state = state if t < 1 else torch.zeros_like(state)
-    linear, unit, shown = (v[0] for v in precondition(shown_state[None], time, spectrum))
-    context = None
+    linear, unit, shown = (v[0] for v in precondition(shown_state[None], time, denoiser.spectrum))
+    context, tokens = None, denoiser.tokens()
     if network.trunk is not None:
-        context = double(network.trunk(shown[None], time, condition.maps[None]), state.shape[1:])[0]
-    raw = []
-    for axis in range(3):
-        parts = []
-        for rows in torch.arange(state.shape[axis + 1], device=state.device).split(BATCH):
+        context = double(network.trunk(shown[None], time, maps[None]), state.shape[1:])[0]
+    raw = torch.empty(len(axes), *state.shape, device=state.device)
+    for i, axis in enumerate(axes):
+        sections = stack(raw[i], axis)
+        batch = max(1, PIXELS // sections[0, 0].numel())
+        for rows in torch.arange(len(sections), device=state.device).split(batch):
             around = None if context is None else stack(context, axis)[rows]
-            slab, maps = slabs(shown, axis, rows, network.slab), section_maps(condition.maps, axis, rows)
-            parts.append(network.section(slab, time.expand(len(rows)), maps, around))
-        raw.append(unstack(torch.cat(parts), axis))
-    return linear + unit * torch.stack(raw)
+            slab, cut = slabs(shown, axis, rows, network.slab), section_maps(maps, axis, rows)
+            repeated = None if tokens is None else tokens.expand(len(rows), -1, -1)
+            sections[rows] = network.section(slab, time.expand(len(rows)), cut, around, repeated).float()
+    return linear, unit * raw
 
 
-def fuse(estimates: Tensor, condition: Condition, weights: Tensor | None = None) -> Tensor:
-    """One estimate (C, X, Y, Z) of three (3, C, X, Y, Z): their mean, or weighted (3,), and 0 at the given voxels."""
-    fused = estimates.mean(dim=0) if weights is None else torch.tensordot(weights, estimates, dims=1)
-    return torch.where(condition.mask, 0.0, fused)
+def denoised(denoiser: Denoiser, state: Tensor, t: float, project: bool = True) -> Tensor:
+    """The fused estimate of r_0 (C, X, Y, Z), 0 at the voxels that are known exactly if `project`. A state (3, C, X, Y, Z) has
+    one volume for each target axis."""
+    weights = denoiser.fusion.at(t, denoiser.axis).to(state)
+    if state.ndim == 4:
+        linear, added = axis_estimates(denoiser, state, t)
+        fused = linear + torch.tensordot(weights, added, dims=1)
+    else:
+        parts = [axis_estimates(denoiser, state[axis], t, (axis,)) for axis in range(3)]
+        fused = sum(linear / 3 + w * added[0] for w, (linear, added) in zip(weights, parts, strict=True))
+    return torch.where(denoiser.condition.known, 0.0, fused) if project else fused
 
 
-def evaluations(condition: Condition) -> int:
-    """Section evaluations of one call: all sections of three axes."""
-    return sum(condition.mask.shape)
-
-
-def mean_residual(network: Network, spectrum: Tensor, condition: Condition, weights: Tensor | None = None) -> tuple[Tensor, int]:
+def mean_residual(denoiser: Denoiser) -> tuple[Tensor, int]:
     """One call per axis at t = 1: the estimate of E[r_0 | y], (C, X, Y, Z), and the number of section evaluations."""
-    nothing = torch.zeros(network.contrasts, *condition.mask.shape, device=condition.mask.device)
-    return fuse(axis_estimates(network, spectrum, nothing, 1.0, condition), condition, weights), evaluations(condition)
+    nothing = torch.zeros(denoiser.shape, device=denoiser.condition.known.device)
+    return denoised(denoiser, nothing, 1.0), denoiser.evaluations
 
 
-def times(steps: int) -> list[float]:
+def times(steps: int, sigma_max: float = SIGMA_MAX) -> list[float]:
     """steps + 1 times from 1 to 0: t = 1, then EDM's noise levels (2206.00364, eq. 5) from SIGMA_MAX to SIGMA_MIN, then 0."""
     if steps < 1:
         raise ValueError(f"{steps} steps, expected at least 1")
     share = torch.linspace(0, 1, steps - 1, dtype=torch.float64) if steps > 2 else torch.full((steps - 1,), 0.5).double()
-    sigma = (SIGMA_MAX ** (1 / RHO) + share * (SIGMA_MIN ** (1 / RHO) - SIGMA_MAX ** (1 / RHO))) ** RHO
+    sigma = (sigma_max ** (1 / RHO) + share * (SIGMA_MIN ** (1 / RHO) - sigma_max ** (1 / RHO))) ** RHO
     return [1.0, *(sigma / (1 + sigma)).tolist(), 0.0]
 
 
-def sample_residual(network: Network, spectrum: Tensor, condition: Condition, noise: Tensor, steps: int) -> tuple[Tensor, int]:
-    """A draw of r_0 by `steps` deterministic steps from noise (C, X, Y, Z) at t = 1 to t = 0: DPM-Solver++(2M) (2211.01095,
-    algorithm 2) with alpha = 1 - t and sigma = t. Its first and last steps are those of DDIM.
+def sample_residual(
+    denoiser: Denoiser, noise: Tensor, steps: int, settings: SamplerSettings = SamplerSettings()  # noqa: B008
+) -> tuple[Tensor, int]:
+    """A draw of r_0 by `steps` deterministic steps from noise (C, X, Y, Z) at t = 1 to t = 0, and the number of section
+    evaluations: DPM-Solver++(2M) (2211.01095, algorithm 2) with alpha = 1 - t and sigma = t. Its first and last steps are
+    those of DDIM. Noise (3, C, X, Y, Z) for independent states of the three axes.
 
-    Every step follows from the fused, projected r_0, so that the state stays one volume.
+    Every step follows from the fused, projected r_0, so that the state stays one volume. A warm start takes the call that gives
+    the mean as its first step.
     """
-    state, before, last_h = noise, None, 0.0
-    grid = times(steps)
+    state, before, last_h, grid = noise, None, 0.0, times(steps)
+    if settings.start == "warm" and steps > 1:
+        # the call at t = 1 gives the mean, whatever the noise: what it is noised to is where the other steps begin
+        grid = [1.0, *times(steps, WARM_SIGMA)[1:]]
     for t, following in zip(grid[:-1], grid[1:], strict=True):
-        clean = fuse(axis_estimates(network, spectrum, state, t, condition), condition)
+        clean = denoised(denoiser, state, t, settings.projection == "every_step")
         # e^-h is the ratio of the noise levels sigma / alpha: infinite before the first step, 0 after the last
         decay = following * (1 - t) / (t * (1 - following)) if t < 1 else 0.0
         h = -math.log(decay) if decay > 0 else 0.0
-        ahead = clean if before is None or h == 0 else clean + h / (2 * last_h) * (clean - before)
+        second = settings.solver == "dpm" and before is not None and h > 0
+        ahead = clean + h / (2 * last_h) * (clean - before) if second else clean
         state = following / t * state + ((1 - following) - following * (1 - t) / t) * ahead
         before, last_h = (clean, h) if h > 0 else (None, 0.0)
-    return state, steps * evaluations(condition)
+    drawn = state if state.ndim == 4 else state[0]  # at t = 0 the states of the axes are the same
+    return torch.where(denoiser.condition.known, 0.0, drawn), steps * denoiser.evaluations

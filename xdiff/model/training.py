@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,29 +19,34 @@ from xdiff.loop import Scores, TrainingSettings
 from xdiff.loop import fit as run
 from xdiff.model import diffusion
 from xdiff.model.network import Network
-from xdiff.model.sampler import axis_estimates, mean_residual
+from xdiff.model.sampler import Denoiser, Fusion, SamplerSettings, axis_estimates, mean_residual
 from xdiff.model.spectrum import Spectra, fit_spectra
 from xdiff.planes import common_axis, per_section
 
 HELD_OUT = 8  # batches
 SPECTRUM_DRAWS = 90
+FUSION_SIGMA = (20.0, 3.0, 0.6, 0.1)  # noise levels between which the fusion weights are interpolated
+FUSION_CASES = 4
 
 
 @dataclass(frozen=True)
 class Settings(TrainingSettings):
     """Parameters of the method entry. channels: widths of the section network; trunk_channels: of the 3D trunk, empty for
-    none; slab: neighbours on each side; sections: per volume of a training step."""
+    none; slab: neighbours on each side; sections: per volume of a training step; tokens: see network.py; sampler: what a
+    trained network is used with, which does not train another one."""
 
     channels: tuple[int, ...] = (16, 32, 64)
     trunk_channels: tuple[int, ...] = (16, 32, 64)
     features: int = 8
     slab: int = 1
     sections: int = 8
+    tokens: int = 0
+    sampler: SamplerSettings = field(default_factory=SamplerSettings)
 
     def network(self, contrasts: int) -> Network:
         torch.manual_seed(self.seed)
         maps = diffusion.map_channels(contrasts)
-        return Network(contrasts, maps, self.channels, self.trunk_channels, self.features, self.slab)
+        return Network(contrasts, maps, self.channels, self.trunk_channels, self.features, self.slab, self.tokens)
 
 
 class Denoising:
@@ -62,10 +67,14 @@ class Denoising:
         """Power spectra of r_0 where it matters, over draws of training subjects."""
         rng = np.random.default_rng([self.settings.seed, 2**30])
         cases = (draws.one(rng) for _ in range(SPECTRUM_DRAWS))
-        return fit_spectra((openness(d), residual(d) * np.sqrt(importance(d.known))) for d in cases)
+        return fit_spectra((openness(d), (residual(d) * torch.sqrt(importance(d.known))).cpu().numpy()) for d in cases)
 
-    def spectrum(self, draw: Draw, device: torch.device | str = "cpu") -> Tensor:
-        return torch.from_numpy(self.spectra.at(openness(draw))).to(device)
+    def spectrum(self, draw: Draw) -> Tensor:
+        return torch.from_numpy(self.spectra.at(openness(draw))).to(draw.truth.device)
+
+    def denoiser(self, network: nn.Module, draw: Draw) -> Denoiser:
+        condition = diffusion.make_condition(draw.view, draw.known)
+        return Denoiser(network, self.spectrum(draw), condition, common_axis(draw.view.planes))
 
     def batch(self, step: int) -> diffusion.Batch:
         draws = self.draws.of_step(self.settings.seed, step, self.settings.volumes)
@@ -76,11 +85,11 @@ class Denoising:
         axis = int(rng.integers(3))
         residuals, weights, spectra, maps, rows = [], [], [], [], []
         for draw in draws:
-            residuals.append(torch.from_numpy(residual(draw)))
-            weights.append(torch.from_numpy(importance(draw.known)))
+            residuals.append(residual(draw))
+            weights.append(importance(draw.known))
             spectra.append(self.spectrum(draw))
-            maps.append(diffusion.make_condition(draw.observation, draw.known).maps)
-            rows.append(torch.from_numpy(_rows(draw, axis, self.settings.sections, rng)))
+            maps.append(diffusion.make_condition(draw.view, draw.known).maps)
+            rows.append(torch.from_numpy(_rows(draw, axis, self.settings.sections, rng)).to(draw.truth.device))
         stacked = [torch.stack(tensors) for tensors in (residuals, weights, spectra, maps)]
         return diffusion.Batch(*stacked, axis, torch.stack(rows))
 
@@ -98,49 +107,57 @@ class Denoising:
     def validate(self, network: nn.Module) -> tuple[float, Scores]:
         """Scored by the gain of `mean` over the gaussian row plus the gain of the denoising loss over the untrained network's:
         `mean` alone would keep weights of the first minutes, whose samples are noise."""
-        device = next(network.parameters()).device
-
-        def mean(draw: Draw) -> np.ndarray:
-            condition = diffusion.make_condition(draw.observation, draw.known, device)
-            found, _ = mean_residual(network, self.spectrum(draw, device), condition)
-            return draw.known.corrected + draw.known.std * found.cpu().numpy()
+        def mean(draw: Draw) -> Tensor:
+            found, _ = mean_residual(self.denoiser(network, draw))
+            return draw.known.corrected + draw.known.std * found
 
         scores = self.checks.score(mean)
         denoising = 10 * np.log10(self.untrained_loss / self.held_out_loss(network)) if self.held_out else 0.0
         return mean_gain(scores) + float(denoising), scores
 
-    def fit_fusion(self, network: nn.Module) -> np.ndarray:
-        """Weights (2,) of the estimates along the given sections' own axis and along each other axis in the fused `mean`, by
-        least squares on the validation subjects; one third each where there are none.
+    def fit_fusion(self, network: nn.Module) -> Fusion:
+        """Weights of what the network adds along the given sections' own axis and along each other axis, at every noise level of
+        FUSION_SIGMA and at t = 1, by least squares on the validation subjects; one third each where there are none.
 
         The axes see different things, and a network that learned little should say little: weights add up to less than one
-        where its estimates are too large.
+        where its estimates are too large. At t = 1 all checks serve, at the other levels a few: a call each costs more there
+        than it tells.
         """
-        device = next(network.parameters()).device
+        cases = [d for side, _, d, _ in self.checks.cases if side == "validation" and common_axis(d.view.planes) is not None]
+        few = cases[:: max(1, len(cases) // FUSION_CASES)][:FUSION_CASES]
+        rows = [(1.0, self._axis_weights(network, cases, 1.0))]
+        for sigma in FUSION_SIGMA:
+            t = sigma / (1 + sigma)
+            rows.append((t, self._axis_weights(network, few, t)))
+        return Fusion(np.array([t for t, _ in rows], np.float32), np.array([w for _, w in rows], np.float32))
+
+    def _axis_weights(self, network: nn.Module, cases: list[Draw], t: float) -> np.ndarray:
+        """(2,): own axis and each other one, at one noise level."""
         left, right = np.zeros((2, 2)), np.zeros(2)
-        for side, _, draw, _ in self.checks.cases:
-            axis = common_axis(draw.observation.planes)
-            if side != "validation" or axis is None:
-                continue
-            condition = diffusion.make_condition(draw.observation, draw.known, device)
-            nothing = torch.zeros(draw.truth.shape, device=device)
-            estimates = axis_estimates(network, self.spectrum(draw, device), nothing, 1.0, condition).cpu().numpy()
-            found = (estimates * draw.known.std)[:, :, ~draw.observation.mask].astype(np.float64)
-            pair = np.stack([found[axis], found.sum(axis=0) - found[axis]]).reshape(2, -1)
-            left += pair @ pair.T
-            right += pair @ (draw.truth - draw.known.corrected)[:, ~draw.observation.mask].ravel()
+        for number, draw in enumerate(cases):
+            wanted = residual(draw)
+            generator = torch.Generator().manual_seed(number)
+            noise = torch.randn(wanted.shape, generator=generator).to(wanted.device)
+            axis = common_axis(draw.view.planes)
+            linear, added = axis_estimates(self.denoiser(network, draw), (1 - t) * wanted + t * noise, t)
+            pair = torch.stack([added[axis], added.sum(dim=0) - added[axis]]) * draw.known.std
+            hidden = ~draw.view.mask
+            pair = pair[:, :, hidden].flatten(1).double()
+            missing = ((wanted - linear) * draw.known.std)[:, hidden].flatten().double()
+            left += (pair @ pair.T).cpu().numpy()
+            right += (pair @ missing).cpu().numpy()
         if not left.any():
             return np.full(2, 1 / 3)
         return np.clip(np.linalg.solve(left + 1e-3 * np.trace(left) * np.eye(2), right), 0, 1)
 
 
 def openness(draw: Draw) -> float:
-    return log_distance(draw.observation, draw.known.gaussian)
+    return log_distance(draw.view, draw.known.gaussian)
 
 
 def _rows(draw: Draw, axis: int, count: int, rng: np.random.Generator) -> np.ndarray:
     """(count,) sections, those that hold foreground and two beyond them; again and again where there are too few."""
-    inside = np.flatnonzero(per_section(draw.foreground, axis))
+    inside = np.flatnonzero(per_section(draw.foreground.cpu().numpy(), axis))
     length = draw.foreground.shape[axis]
     near = np.arange(max(0, inside[0] - 2), min(length, inside[-1] + 3))
     return rng.choice(near, count, replace=len(near) < count)
@@ -154,7 +171,7 @@ def fit_network(store: Store, split: Split, settings: Settings, workdir: Path) -
     problem = Denoising(draws, checks, split.side("val")[: settings.validate_subjects], settings)
     best = run(problem, settings, workdir)
     problem.network.load_state_dict(best)
-    fusion = problem.fit_fusion(problem.network.eval()).astype(np.float32)
+    fusion = problem.fit_fusion(problem.network.eval())
     network = {f"network.{k}": v.cpu().numpy() for k, v in best.items()}
     spectra = {f"spectra.{k}": v for k, v in problem.spectra._asdict().items()}
-    return {**network, **spectra, "fusion": fusion, **core.tensors()}
+    return {**network, **spectra, **{f"fusion.{k}": v for k, v in fusion._asdict().items()}, **core.tensors()}

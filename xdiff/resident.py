@@ -1,0 +1,48 @@
+"""Training volumes as tensors: on a GPU the whole cohort stays there, elsewhere each volume is read when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xdiff.data.store import Store
+
+
+class _Kept(NamedTuple):
+    levels: Tensor  # (C, X, Y, Z) uint8
+    lowest: Tensor  # (C, 1, 1, 1): the value of level 0; 0 where no value is negative, so that background stays 0
+    step: Tensor  # (C, 1, 1, 1)
+    foreground: Tensor  # (X, Y, Z) bool
+
+
+def read(store: Store, subject: str, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Volume (C, X, Y, Z) float32 in units of its own scale and foreground (X, Y, Z) bool."""
+    return tuple(torch.from_numpy(a).to(device) for a in (store.volume(subject), store.foreground(subject)))
+
+
+class Volumes:
+    """`volumes(subject)` is `read`; resident: kept on the device from the start, at 8 bits, an error of at most 1/510 of the range of
+    values (62 brains at 1.5 mm are 130 MB, so that cutting sections out of them never waits for a disk)."""
+
+    def __init__(self, store: Store, subjects: Sequence[str], device: torch.device, resident: bool | None = None) -> None:
+        self.store, self.device = store, device
+        resident = device.type == "cuda" if resident is None else resident
+        self._kept = {s: self._keep(s) for s in subjects} if resident else {}
+
+    def __call__(self, subject: str) -> tuple[Tensor, Tensor]:
+        if subject not in self._kept:
+            return read(self.store, subject, self.device)
+        kept = self._kept[subject]
+        return kept.lowest + kept.levels * kept.step, kept.foreground
+
+    def _keep(self, subject: str) -> _Kept:
+        volume, foreground = self.store.volume(subject), self.store.foreground(subject)
+        lowest = np.minimum(volume.min(axis=(1, 2, 3), keepdims=True), 0)
+        step = np.maximum(volume.max(axis=(1, 2, 3), keepdims=True) - lowest, 1e-6) / 255
+        levels = np.rint((volume - lowest) / step).astype(np.uint8)
+        arrays = (levels, lowest.astype(np.float32), step.astype(np.float32), foreground)
+        return _Kept(*(torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for a in arrays))
