@@ -159,4 +159,4 @@ class UNetReconstructor:
     ) -> tuple[np.ndarray, np.ndarray | None, int]:
         """Volume (C, X, Y, Z) in units of the observation's scale; no standard deviation; no section evaluation."""
         volume = regress(self.network, observation, self.core.estimate(observation))
-        return project(volume.astype(np.float32), observation.sections, observation.planes), None, 0
+        return project(volume.astype(np.float32), observation.sections, observation.planes, observation.given), None, 0

@@ -93,7 +93,7 @@ class Core:
         """What is known of a volume before anything is diffused. patient: whose training volumes are left out.
 
         The correction is for sections of one axis; where given planes have no common axis it is zero, and the standard
-        deviation that of the linear-Gaussian model.
+        deviation that of the linear-Gaussian model. The same goes for contrasts that are not given.
         """
         keep = self.linear.without_patient(patient)
         gaussian, spread = self.linear.estimate_parts(observation, keep)
@@ -101,8 +101,12 @@ class Core:
         if axis is None:
             return Estimate(gaussian, spread, gaussian, _at_least(self.linear.posterior(observation).std()))
         prior = self.prior(gaussian, keep)
-        found = np.stack([self._apply(observation, gaussian, spread, prior, c) for c in range(len(gaussian))])
-        corrected = gaussian + np.where(observation.mask, 0, found[:, 0])
+        found = np.zeros((len(gaussian), 2, *observation.shape), dtype=np.float32)
+        if not all(observation.given):
+            found[:, 1] = self.linear.posterior(observation).std()
+        for c in np.flatnonzero(observation.given):
+            found[c] = self._apply(observation, gaussian, spread, prior, int(c))
+        corrected = gaussian + np.where(observation.known, 0, found[:, 0])
         return Estimate(gaussian, spread, corrected.astype(np.float32), _at_least(found[:, 1]))
 
     def prior(self, gaussian: np.ndarray, keep: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -72,8 +72,8 @@ class XDiffusion:
             spread = torch.sqrt((squares - residual**2).clamp(min=0) * count / max(count - 1, 1))
             std = known.std * spread.cpu().numpy() if count > 1 else None
         volume = known.corrected + known.std * residual.cpu().numpy()
-        volume = project(volume.astype(np.float32), observation.sections, observation.planes)
-        return volume, None if std is None else np.where(observation.mask, 0, std).astype(np.float32), evaluations
+        volume = project(volume.astype(np.float32), observation.sections, observation.planes, observation.given)
+        return volume, None if std is None else np.where(observation.known, 0, std).astype(np.float32), evaluations
 
     def _weights(self, observation: Observation) -> Tensor:
         """Of the three axes' estimates in `mean`, (3,): fitted for sections of one axis, their average for any other."""
