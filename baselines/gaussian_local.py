@@ -40,4 +40,4 @@ class GaussianLocal:
         if estimate != "mean":
             raise ValueError(f"gaussian_local is deterministic: estimate is {estimate!r}, expected 'mean'")
         known = self.core.estimate(observation)
-        return known.corrected, np.where(observation.mask, 0, known.std), 0
+        return known.corrected, np.where(observation.known, 0, known.std), 0

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 
 from xdiff.checkpoint import read_weights
+from xdiff.errors import NotSupported
 from xdiff.observation import Observation
 from xdiff.planes import common_axis, linear_weights, project
 
@@ -30,7 +31,13 @@ class Interpolation:
     def reconstruct(
         self, observation: Observation, steps: int, estimate: str, generator: np.random.Generator
     ) -> tuple[np.ndarray, None, int]:
-        """Volume (C, X, Y, Z) in units of the observation's scale; the standard deviation is unknown; no evaluations."""
+        """Volume (C, X, Y, Z) in units of the observation's scale; the standard deviation is unknown; no evaluations.
+
+        Raises NotSupported where a contrast is not given: there is nothing to interpolate.
+        """
+        missing = [name for name, given in zip(observation.contrasts, observation.given, strict=True) if not given]
+        if missing:
+            raise NotSupported(f"{self.kind} interpolation needs every contrast; not given: {', '.join(missing)}")
         axis, indices, sections = _one_axis(observation)
         if len(indices) < NEEDED[self.kind]:
             raise ValueError(f"{self.kind} interpolation of {len(indices)} sections, expected at least {NEEDED[self.kind]}")

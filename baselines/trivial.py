@@ -56,16 +56,16 @@ class Trivial:
         if self.kind == "zeros":
             return np.zeros((len(observation.contrasts), *observation.shape), dtype=np.float32), None, 0
         if self.kind == "mean_template":
-            return project(self.tensors["mean"], observation.sections, observation.planes), None, 0
+            return project(self.tensors["mean"], observation.sections, observation.planes, observation.given), None, 0
         if self.kind == "retrieval":
             return self._retrieve(observation), None, 0
         return (*_gaussian(self.model.posterior(observation), estimate, generator), 0)
 
     def _retrieve(self, observation: Observation) -> np.ndarray:
         """The training volume (or mirror image) whose sections are nearest to the given ones, with these put in."""
-        squares = np.diag(self.model.gram(observation.planes))
+        squares = np.diag(self.model.gram(observation.planes, observation.given))
         nearest = int(np.argmin(squares - 2 * self.model.inner(observation)))
-        return project(self.model.rows[nearest], observation.sections, observation.planes)
+        return project(self.model.rows[nearest], observation.sections, observation.planes, observation.given)
 
 
 def _gaussian(posterior: Posterior, estimate: str, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
@@ -76,7 +76,8 @@ def _gaussian(posterior: Posterior, estimate: str, generator: np.random.Generato
     count = int(estimate.removeprefix("mean_of_"))
     mean = np.mean([posterior.sample(generator) for _ in range(count)], axis=0)
     # a mean of equal float32 values is not exactly that value
-    return project(mean.astype(np.float32), posterior.observation.sections, posterior.observation.planes), None
+    seen = posterior.observation
+    return project(mean.astype(np.float32), seen.sections, seen.planes, seen.given), None
 
 
 def _kind(params: dict) -> str:

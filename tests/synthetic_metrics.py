@@ -25,6 +25,7 @@ COLUMNS = [
     "axis",
     "indices",
     "policy",
+    "contrasts_given",
     "thickness_mm",
     "steps",
 ]
@@ -112,7 +113,7 @@ def synthetic_metrics(
                 head = dict(trained_on=trained_on, cohort=cohort, grid=grid, method=method, K=K, axis=axis, policy=policy)
                 head |= dict(thickness_mm=2.0, steps=steps, estimate=estimate, seed=0, train_seed=0, frame=frame)
                 head |= dict(norm="truth_p99.5", split=f"{cohort[:4]}5f1d9c27", weights=f"{method}-1", indices="20;40")
-                head |= dict(device=DEVICES.get(method, "cpu (2 threads)"), gap_mm=96.0 / K)
+                head |= dict(device=DEVICES.get(method, "cpu (2 threads)"), gap_mm=96.0 / K, contrasts_given="all")
                 for subject, shift_db in effect.items():
                     seconds = SECONDS.get(method, 0.002) * (1 if estimate != "mean_of_16" else 16)
                     timing = [("grid", "seconds", "", np.nan, seconds * rng.uniform(0.9, 1.2))]

@@ -71,7 +71,7 @@ def test_method_sees_only_the_observation(heads: Prepared, tmp_path: Path) -> No
     probe_methods.SEEN.clear()
     table = run(heads, PROBE, Sweep(K=(2,)), tmp_path)
     assert len(probe_methods.SEEN) == len(table) == 2
-    allowed = {"planes", "sections", "contrasts", "shape", "spacing_mm", "scale", "frame"}
+    allowed = {"planes", "sections", "contrasts", "shape", "spacing_mm", "scale", "frame", "given"}
     for observation, row in zip(probe_methods.SEEN, table.to_dict("records"), strict=True):
         assert {f.name for f in fields(observation)} == allowed
         assert set(vars(observation)) <= allowed | {"_evidence", "distance_mm"}  # the two computed from the others
@@ -136,7 +136,7 @@ def test_points_left_out_are_listed_with_the_reason(field: Prepared, tmp_path: P
     table = run(field, PROBE, Sweep(K=(1, 16, 40), policy=("uniform", "tumour")), tmp_path)
     assert {(k, p) for k, p in zip(table["K"], table["policy"], strict=True)} == {(1, "uniform")}
     skipped = read_manifest(tmp_path / "out", kind="skipped")
-    assert list(skipped.columns) == "trained_on cohort grid method K axis policy thickness_mm reason".split()
+    assert list(skipped.columns) == "trained_on cohort grid method K axis policy contrasts_given thickness_mm reason".split()
     reasons = {(r["K"], r["policy"]): r["reason"] for r in skipped.to_dict("records")}
     assert set(reasons) == {(16, "uniform"), (40, "uniform"), (1, "tumour"), (16, "tumour"), (40, "tumour")}
     assert "less than a quarter" in reasons[16, "uniform"]

@@ -66,7 +66,7 @@ def chosen_ks(curves: pd.DataFrame) -> list[int]:
 def setting_panels(metrics: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """(title, rows) of every family asked in several settings, at K = 1 and 5 where there are such K.
 
-    The rows have a column `setting`, in words; the base setting comes first, then axes, policies, frames, thicknesses.
+    The rows have a column `setting`, in words; the base setting comes first, then axes, policies, frames, thicknesses, contrasts.
     """
     summary = psnr(metrics)
     panels = []
@@ -79,7 +79,7 @@ def setting_panels(metrics: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         if len(own):
             panels.append((title, own))
     if not panels:
-        raise NothingToShow("one axis, policy, frame and thickness only")
+        raise NothingToShow("one axis, policy, frame, thickness and choice of contrasts only")
     return panels
 
 

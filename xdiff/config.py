@@ -127,12 +127,16 @@ class MethodEntry:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A product of factors; every combination is one point."""
+    """A product of factors; every combination is one point.
+
+    contrasts_given: which contrasts the given sections carry, `all` or names joined by `+` (see given_contrasts).
+    """
 
     K: tuple[int, ...] = (1,)
     axis: tuple[str, ...] = ("axial",)
     policy: tuple[str, ...] = ("uniform",)
     thickness_mm: tuple[float, ...] = (0.0,)
+    contrasts_given: tuple[str, ...] = ("all",)
     steps: tuple[int, ...] = (1,)
     estimate: tuple[str, ...] = ("mean",)
     seed: tuple[int, ...] = (0,)
@@ -179,6 +183,9 @@ class Config:
                 _one_of(f"run.{kind}", name, tuple(getattr(self, kind)))
         for name in self.run.trained_on:
             _one_of("run.trained_on", name, ("self", *self.cohorts))
+        for cohort, sweep in sorted({(job.cohort, job.sweep) for job in jobs(self)}):
+            for value in self.sweeps[sweep].contrasts_given:
+                given_contrasts(value, self.cohorts[cohort].contrasts, f"sweeps.{sweep}.contrasts_given, cohort {cohort}")
 
 
 class Job(NamedTuple):
@@ -206,6 +213,20 @@ def jobs(config: Config) -> list[Job]:
         if allowed and job not in found:
             found.append(job)
     return found
+
+
+def given_contrasts(value: str, contrasts: Sequence[str], where: str = "contrasts_given") -> tuple[str, ...]:
+    """The contrasts that `all`, or names joined by `+` such as `t1n+t2f`, stand for.
+
+    Raises InputError unless the names are some of `contrasts`, not all, in their order: a set of contrasts has one spelling, so
+    that no point is made twice under two names.
+    """
+    if value == "all":
+        return tuple(contrasts)
+    names = value.split("+")
+    if names != [c for c in contrasts if c in names] or len(names) == len(contrasts):
+        raise InputError(where, repr(value), f"all, or some of {list(contrasts)} in this order, joined by +")
+    return tuple(names)
 
 
 def raw_folder(config: Config, cohort: str, results: Path, data_root: Path | None = None) -> Path:

@@ -14,6 +14,11 @@ class InputError(ValueError):
         self.where, self.found, self.expected = str(where), str(found), str(expected)
 
 
+class NotSupported(ValueError):
+    """What a method cannot make of what it is given. Raised by `reconstruct`, it leaves the point out for the whole cohort, and
+    the harness lists the point with this reason."""
+
+
 class ManyInputErrors(ValueError):
     """Several inputs are bad; what the good ones gave has been kept."""
 

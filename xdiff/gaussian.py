@@ -8,7 +8,8 @@ P = X_s X_s^T the Gram matrix of the given sections, the estimate is a weighted 
     w = 1/M + H (H P H + lambda' I)^-1 H (X_s y - P 1/M),
 
 so everything happens in M dimensions; leaving a subject out deletes rows. P of any set of parallel sections is the sum of
-per-section Gram matrices, computed once. What the ridge leaves at the given sections is spread along the axis by kriging
+per-section Gram matrices, computed once. Where sections carry some contrasts only, P and X_s y are sums over these; the weights
+are shared, so that the other contrasts follow. What the ridge leaves at the given sections is spread along the axis by kriging
 (the best linear interpolation of a residual with a Matern 3/2 correlation of length L).
 lambda and L come from leave-one-out cross-validation on the training set.
 
@@ -45,7 +46,7 @@ class LinearGaussian:
     patients: tuple[str, ...] = ()  # whose volumes the first half of `rows` are; empty: all different
 
     def __post_init__(self) -> None:
-        self._grams: dict[int, np.ndarray] = {}
+        self._grams: dict[tuple[int, int | None], np.ndarray] = {}
         self._full: np.ndarray | None = None
         self._loo: np.ndarray | None = None
         self._unexplained: np.ndarray | None = None
@@ -58,29 +59,34 @@ class LinearGaussian:
     def mean(self) -> np.ndarray:
         return self.rows.mean(axis=0)
 
-    def section_grams(self, axis: int) -> np.ndarray:
-        """Gram matrix (n, M, M) float64 of every section along an axis, computed once."""
-        if axis not in self._grams:
-            sections = np.moveaxis(self.rows, axis + 2, 0).reshape(self.rows.shape[axis + 2], self.n_rows, -1)
-            self._grams[axis] = np.stack([(s @ s.T).astype(np.float64) for s in sections])
-        return self._grams[axis]
+    def section_grams(self, axis: int, contrast: int | None = None) -> np.ndarray:
+        """Gram matrix (n, M, M) float64 of every section along an axis, of one contrast or (None) of all; computed once."""
+        if (axis, contrast) not in self._grams:
+            rows = self.rows if contrast is None else self.rows[:, contrast : contrast + 1]
+            sections = np.moveaxis(rows, axis + 2, 0).reshape(rows.shape[axis + 2], self.n_rows, -1)
+            self._grams[axis, contrast] = np.stack([(s @ s.T).astype(np.float64) for s in sections])
+        return self._grams[axis, contrast]
 
-    def gram(self, planes: Sequence[Plane]) -> np.ndarray:
-        """P (M, M): inner products of the training volumes over the given sections; crossings count once."""
+    def gram(self, planes: Sequence[Plane], given: Sequence[bool] | None = None) -> np.ndarray:
+        """P (M, M): inner products of the training volumes over the given sections, in the contrasts that are given (all where
+        None); crossings count once."""
+        parts: list[int | None] = [None] if given is None or all(given) else [c for c, g in enumerate(given) if g]
         if all(isinstance(p, Plane) and p.thin for p in planes) and len({p.axis for p in planes}) == 1:
-            return self.section_grams(planes[0].axis)[[p.index for p in planes]].sum(axis=0)
-        given = self._given_values(planes)
-        return (given @ given.T).astype(np.float64)
+            chosen = [p.index for p in planes]
+            return sum(self.section_grams(planes[0].axis, c)[chosen].sum(axis=0) for c in parts)
+        shown = self._given_values(planes, given)
+        return (shown @ shown.T).astype(np.float64)
 
-    def _given_values(self, planes: Sequence[Plane]) -> np.ndarray:
+    def _given_values(self, planes: Sequence[Plane], given: Sequence[bool] | None = None) -> np.ndarray:
         """Training volumes at what the planes show (M, n): unique voxels for thin planes, section pixels otherwise."""
+        rows = self.rows if given is None or all(given) else self.rows[:, np.array(given)]
         if all(p.thin for p in planes):
-            mask = evidence(cut(self.rows[0], planes), planes, self.rows.shape[2:])[1]
-            return self.rows[:, :, mask].reshape(self.n_rows, -1)
-        return np.stack([np.concatenate([s.ravel() for s in cut(row, planes)]) for row in self.rows])
+            mask = evidence(cut(rows[0], planes), planes, rows.shape[2:])[1]
+            return rows[:, :, mask].reshape(self.n_rows, -1)
+        return np.stack([np.concatenate([s.ravel() for s in cut(row, planes)]) for row in rows])
 
     def inner(self, observation: Observation) -> np.ndarray:
-        """X_s y (M,): inner products of the training volumes with the data."""
+        """X_s y (M,): inner products of the training volumes with the data, which is 0 in contrasts that are not given."""
         planes = observation.planes
         if all(p.thin for p in planes) and len({p.axis for p in planes}) > 1:
             values = observation.evidence[:, observation.mask].ravel()
@@ -141,7 +147,8 @@ class LinearGaussian:
     def estimate_parts(self, observation: Observation, keep: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """G, and its part that does not come from the training volumes: what the ridge left at the given sections, spread."""
         ridge, length, _ = self.hyper(observation.planes)
-        combined = self.combine(self.weights(self.gram(observation.planes), self.inner(observation), ridge, keep))
+        gram = self.gram(observation.planes, observation.given)
+        combined = self.combine(self.weights(gram, self.inner(observation), ridge, keep))
         estimate = spread_residual(combined, observation, length)
         return estimate, estimate - combined
 
@@ -192,21 +199,23 @@ class Posterior:
     def __init__(self, model: LinearGaussian, observation: Observation) -> None:
         self.model, self.observation = model, observation
         ridge, length, self.inflation = model.hyper(observation.planes)
-        gram = model.gram(observation.planes)
+        gram = model.gram(observation.planes, observation.given)
         self.mean = spread_residual(model.combine(model.weights(gram, model.inner(observation), ridge)), observation, length)
         values, vectors = np.linalg.eigh(_centre(gram))
         floor = ridge * values.mean()
         # cov(b) = lambda' (H P H + lambda' I)^-1 / (M - 1) for V = mean + Z^T b; its symmetric root, centred
         root = (vectors * np.sqrt(floor / (np.maximum(values, 0) + floor))) @ vectors.T
         self.root = (root - root.mean(axis=0)) / np.sqrt(model.n_rows - 1)
-        self.fade = kriging_variance(observation, length)
+        # in a contrast that is not given no residual is known anywhere
+        given = np.array(observation.given)[:, None, None, None]
+        self.fade = np.where(given, kriging_variance(observation, length), np.float32(1))
 
     def std(self) -> np.ndarray:
-        """(C, X, Y, Z) float32, 0 at the given voxels."""
+        """(C, X, Y, Z) float32, 0 where the value is given."""
         rows = self.model.rows.reshape(self.model.n_rows, -1)
         inside = np.einsum("mv,mv->v", *([self.root.T.astype(np.float32) @ rows] * 2)).reshape(self.mean.shape)
         total = np.sqrt(self.inflation * (inside + self.fade * self.model.unexplained_variance()))
-        return np.where(self.observation.mask, 0, total).astype(np.float32)
+        return np.where(self.observation.known, 0, total).astype(np.float32)
 
     def sample(self, rng: np.random.Generator) -> np.ndarray:
         """One draw (C, X, Y, Z) float32 that keeps the given sections."""
@@ -214,7 +223,7 @@ class Posterior:
         mixing = rng.standard_normal(self.model.n_rows) / np.sqrt(self.model.n_rows)
         outside = self.model.combine(mixing - self.model.loo_weights().T @ mixing)
         draw = self.mean + np.sqrt(self.inflation) * (inside + np.sqrt(self.fade) * outside)
-        return project(draw.astype(np.float32), self.observation.sections, self.observation.planes)
+        return project(draw.astype(np.float32), self.observation.sections, self.observation.planes, self.observation.given)
 
 
 def kriging_variance(observation: Observation, length_mm: float) -> np.ndarray:
@@ -233,12 +242,14 @@ def kriging_variance(observation: Observation, length_mm: float) -> np.ndarray:
 
 
 def spread_residual(volume: np.ndarray, observation: Observation, length_mm: float) -> np.ndarray:
-    """Add what is missing at the given sections, fading with distance, and put the given sections in exactly.
+    """Add what is missing at the given sections, fading with distance, and put the given sections in exactly; contrasts that are
+    not given stay as they are.
 
     Sections of one axis: kriging. Several axes: their predictions averaged by how near their sections are.
     Oblique sections: projection only.
     """
-    residual = [s - p.cut(volume) for s, p in zip(observation.sections, observation.planes, strict=True)]
+    given = np.array(observation.given)[:, None, None]
+    residual = [np.where(given, s - p.cut(volume), 0) for s, p in zip(observation.sections, observation.planes, strict=True)]
     total, weight = np.zeros_like(volume), np.zeros(volume.shape[1:], dtype=np.float32)
     for axis in sorted({p.axis for p in observation.planes if isinstance(p, Plane)}):
         of_axis = [(p, r) for p, r in zip(observation.planes, residual, strict=True) if isinstance(p, Plane) and p.axis == axis]
@@ -252,7 +263,7 @@ def spread_residual(volume: np.ndarray, observation: Observation, length_mm: flo
         total += np.moveaxis(field_, 0, axis + 1) * near
         weight += near
     spread = np.divide(total, weight, out=np.zeros_like(total), where=np.broadcast_to(weight > 1e-6, total.shape))
-    return project(volume + spread, observation.sections, observation.planes)
+    return project(volume + spread, observation.sections, observation.planes, observation.given)
 
 
 def kriging_weights(indices: Sequence[int], length: int, scale: float) -> np.ndarray:

@@ -65,44 +65,54 @@ class Setting(NamedTuple):
     axis: str
     policy: str
     thickness_mm: float
+    contrasts_given: str = "all"
 
     def __str__(self) -> str:
         thickness = f"{self.thickness_mm:g} mm thick" if self.thickness_mm else "thin"
-        return f"{self.axis}, {self.policy}, {self.frame}, {thickness}"
+        given = "" if self.contrasts_given == "all" else f", {_given(self.contrasts_given)}"
+        return f"{self.axis}, {self.policy}, {self.frame}, {thickness}{given}"
 
 
 def difference_from(setting: Setting, base: Setting) -> str:
     """What sets one setting apart from the base, in words; "" where nothing does."""
-    apart = [own for own, other in zip(setting, base, strict=True) if own != other]
-    return ", ".join(own if isinstance(own, str) else f"{own:g} mm thick" for own in apart)
+    words = {"thickness_mm": "{:g} mm thick".format, "contrasts_given": _given}
+    own, other = setting._asdict(), base._asdict()
+    return ", ".join(words.get(name, str)(value) for name, value in own.items() if value != other[name])
+
+
+def _given(contrasts: str) -> str:
+    return "all contrasts given" if contrasts == "all" else f"given {contrasts} alone"
 
 
 def settings_in_order(rows: pd.DataFrame, base: Setting) -> list[Setting]:
-    """Every setting of `rows`: the base, then other axes, policies, frames, thicknesses."""
+    """Every setting of `rows`: the base, then other axes, policies, frames, thicknesses, given contrasts."""
     found = {Setting(*key) for key in rows[list(Setting._fields)].itertuples(index=False, name=None)}
-    apart = ("thickness_mm", "frame", "policy", "axis")  # what differs rarest comes last
+    apart = ("contrasts_given", "thickness_mm", "frame", "policy", "axis")  # what differs rarest comes last
     return sorted(found, key=lambda s: ([getattr(s, name) != getattr(base, name) for name in apart], s))
 
 
 def base_setting(rows: pd.DataFrame) -> Setting:
-    """The setting of the main table: centred, axial, uniform, thin, or the first present of each in this order."""
+    """The setting of the main table: all contrasts given, centred, axial, uniform, thin, or the first present of each in this
+    order."""
 
     def prefer(column: str, value: str, among: pd.DataFrame) -> str:
         present = sorted(among[column].unique())
         return value if value in present else present[0]
 
+    given = prefer("contrasts_given", "all", rows)
+    rows = rows[rows["contrasts_given"] == given]
     frame = prefer("frame", "centred", rows)
     rows = rows[rows["frame"] == frame]
     policy = prefer("policy", "uniform", rows)
     rows = rows[rows["policy"] == policy]
     axis = prefer("axis", "axial", rows)
-    return Setting(frame, axis, policy, float(rows.loc[rows["axis"] == axis, "thickness_mm"].min()))
+    return Setting(frame, axis, policy, float(rows.loc[rows["axis"] == axis, "thickness_mm"].min()), given)
 
 
 def in_setting(rows: pd.DataFrame, setting: Setting) -> pd.Series:
     """True for the rows of that setting, any K."""
     mask = rows["thickness_mm"] == setting.thickness_mm
-    for name in ("frame", "axis", "policy"):
+    for name in ("frame", "axis", "policy", "contrasts_given"):
         mask &= rows[name] == getattr(setting, name)
     return mask
 
@@ -184,7 +194,7 @@ def gain_table(paired: pd.DataFrame, base: Setting, labels: dict, reference: str
 
 
 def setting_tables(family: pd.DataFrame, base: Setting, labels: dict) -> list[Table]:
-    """Every other axis, policy, frame and thickness, mean PSNR in unseen_masked; cut so that each table fits a page."""
+    """Every other axis, policy, frame, thickness or choice of contrasts, mean PSNR in unseen_masked; cut to fit a page."""
     rows = family[family["region"] == "unseen_masked"]
     groups = []
     for setting in [s for s in settings_in_order(rows, base) if s != base]:

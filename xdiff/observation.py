@@ -20,6 +20,9 @@ class Observation:
 
     sections[k] is (C, h, w) float32 in units of `scale`, the given sections' own raw intensity scale per contrast (all a
     user has); `shape` (X, Y, Z) and `spacing_mm` (3,) describe the array a method is to fill; `frame` says how it was placed.
+    `given` says for each contrast whether the sections carry it (all where omitted); one that they do not is 0 in every
+    section, and its scale is 1: nothing given fixes the brightness of it, so that a method predicts it in units in which the
+    volume's own 99.5th percentile is 1, as the store keeps training volumes.
     """
 
     planes: tuple[AnyPlane, ...]
@@ -29,6 +32,15 @@ class Observation:
     spacing_mm: tuple[float, float, float]
     scale: np.ndarray
     frame: str
+    given: tuple[bool, ...] = ()
+
+    def __post_init__(self) -> None:
+        given = tuple(bool(g) for g in self.given) or (True,) * len(self.contrasts)
+        if len(given) != len(self.contrasts) or not any(given):
+            raise ValueError(f"given is {self.given} for contrasts {self.contrasts}, expected one each, at least one True")
+        if any(section[~np.array(given)].any() for section in self.sections):
+            raise ValueError(f"sections with values in contrasts that are not given ({given}), expected zeros there")
+        object.__setattr__(self, "given", given)
 
     @cached_property
     def _evidence(self) -> tuple[np.ndarray, np.ndarray]:
@@ -44,9 +56,15 @@ class Observation:
         """M, (X, Y, Z) bool: voxels that a given section covers."""
         return self._evidence[1]
 
+    @property
+    def known(self) -> np.ndarray:
+        """(C, X, Y, Z) bool: voxels whose value is given, M in the contrasts that are given and nothing in the others."""
+        return self.mask & np.array(self.given)[:, None, None, None]
+
     @cached_property
     def interpolated(self) -> np.ndarray:
-        """Linear interpolation along the axis of the given sections (C, X, Y, Z) float32; 0 where they have no common axis."""
+        """Linear interpolation along the axis of the given sections (C, X, Y, Z) float32; 0 where they have no common axis and
+        in contrasts that are not given."""
         axis = common_axis(self.planes)
         if axis is None:
             return np.zeros((len(self.contrasts), *self.shape), dtype=np.float32)
@@ -72,13 +90,15 @@ class Point:
     steps: int
     estimate: str
     seed: int
+    contrasts_given: str = "all"
 
     @property
     def name(self) -> str:
         thickness = f"_t{self.thickness_mm:g}" if self.thickness_mm else ""
         sampling = "" if self.estimate == "mean" else f"_{self.estimate}-{self.steps}_s{self.seed}"
         random = f"_s{self.seed}" if self.policy == "random" and not sampling else ""
-        return f"K{self.K:02d}_{self.axis}_{self.policy}{thickness}{sampling}{random}"
+        contrasts = "" if self.contrasts_given == "all" else f"_{self.contrasts_given}"
+        return f"K{self.K:02d}_{self.axis}_{self.policy}{thickness}{contrasts}{sampling}{random}"
 
 
 def points_of(sweep: Sweep, estimates: Sequence[str], min_k: int = 1, stepped: bool = True) -> list[Point]:
@@ -116,13 +136,23 @@ def observe(
     spacing_mm: Sequence[float],
     frame: str,
     norm: str = "p99.5",
+    given: Sequence[str] | None = None,
 ) -> Observation:
-    """Cut the given sections out of a volume (C, X, Y, Z); the volume itself goes no further."""
+    """Cut the given sections out of a volume (C, X, Y, Z); the volume itself goes no further.
+
+    given: names of the contrasts that the sections carry, all where None. Raises InputError on a name that is none of them.
+    """
+    unknown = [name for name in given or () if name not in contrasts]
+    if unknown:
+        raise InputError("given contrasts", repr(unknown[0]), f"some of {list(contrasts)}")
+    kept = np.array([given is None or name in given for name in contrasts])
     sections = [np.array(s, dtype=np.float32) for s in cut(volume, planes)]
-    together = np.concatenate([s.reshape(len(s), -1) for s in sections], axis=1)
-    scale = intensity_scale(together) if norm == "p99.5" else np.ones(len(volume), dtype=np.float32)
-    scaled = tuple(s / scale[:, None, None] for s in sections)
-    return Observation(tuple(planes), scaled, tuple(contrasts), tuple(volume.shape[1:]), tuple(spacing_mm), scale, frame)
+    scale = np.ones(len(volume), dtype=np.float32)
+    if norm == "p99.5":
+        scale[kept] = intensity_scale(np.concatenate([s[kept].reshape(kept.sum(), -1) for s in sections], axis=1))
+    scaled = tuple(np.where(kept[:, None, None], s / scale[:, None, None], 0) for s in sections)
+    shape, frozen = tuple(volume.shape[1:]), tuple(kept.tolist())
+    return Observation(tuple(planes), scaled, tuple(contrasts), shape, tuple(spacing_mm), scale, frame, frozen)
 
 
 def choose_planes(

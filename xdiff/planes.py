@@ -211,17 +211,22 @@ def linear_weights(indices: Sequence[int], length: int) -> np.ndarray:
     return np.stack([np.interp(rows, indices, one) for one in np.eye(len(indices))], axis=1)
 
 
-def project(volume: np.ndarray, sections: Sequence[np.ndarray], planes: Sequence[AnyPlane]) -> np.ndarray:
+def project(
+    volume: np.ndarray, sections: Sequence[np.ndarray], planes: Sequence[AnyPlane], given: Sequence[bool] | None = None
+) -> np.ndarray:
     """Nearest volume to `volume` (C, X, Y, Z) that agrees with the data, V + A^+ (y - A V).
 
     Thin axis-aligned planes: the given values themselves (bit-exact; where planes cross, their mean).
     Thick or oblique planes: least squares, also where sections that cross contradict each other.
+    given: which contrasts the sections carry, all where None; the others stay as they are.
     """
+    carried = np.array([True] * len(volume) if given is None else given)[:, None, None]
     if all(plane.thin for plane in planes):
-        given, mask = evidence(sections, planes, volume.shape[1:])
-        return np.where(mask, given.astype(volume.dtype), volume)
+        values, mask = evidence(sections, planes, volume.shape[1:])
+        return np.where(mask & carried[..., None], values.astype(volume.dtype), volume)
     residual = [
-        np.asarray(s, dtype=np.float64) - plane.cut(volume.astype(np.float64)) for s, plane in zip(sections, planes, strict=True)
+        np.where(carried, np.asarray(s, dtype=np.float64) - plane.cut(volume.astype(np.float64)), 0)
+        for s, plane in zip(sections, planes, strict=True)
     ]
     return (volume + _least_squares(residual, planes, volume.shape)).astype(volume.dtype)
 

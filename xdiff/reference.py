@@ -28,7 +28,7 @@ from xdiff.config import load_config
 from xdiff.errors import InputError
 from xdiff.posterior_checks import check_rows
 from xdiff.report import read_ledger
-from xdiff.stats import is_history
+from xdiff.stats import fill_contrasts_given, is_history
 
 METRICS = "metrics.tsv.gz"
 PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "scikit-image", "torch", "monai", "snakemake")
@@ -42,6 +42,7 @@ def shorten(metrics: pd.DataFrame) -> pd.DataFrame:
     told = is_history(metrics)
     thickness = metrics["thickness_mm"].astype(float)
     base = (metrics["axis"] == "axial") & (metrics["policy"] == "uniform") & (thickness == thickness[~told].min()) & ~told
+    base &= metrics["contrasts_given"] == "all"
     curve = metrics["x_name"] != ""
     everywhere = (metrics["metric"] == "psnr") & (metrics["region"] == "unseen_masked") & ~curve
     scalars = base & ~curve & metrics["metric"].isin(KEPT_METRICS) & metrics["region"].isin(KEPT_REGIONS)
@@ -84,7 +85,8 @@ def keep(results: Path, out: Path, command: str, configs: list[Path], note: str 
     if not source.exists():
         raise InputError(source, "no such file", "the long table of a finished run")
     out.mkdir(parents=True, exist_ok=True)
-    table, packed = shorten(pd.read_csv(source, sep="\t", dtype=str, keep_default_na=False)), {"method": "gzip", "mtime": 0}
+    whole = fill_contrasts_given(pd.read_csv(source, sep="\t", dtype=str, keep_default_na=False))
+    table, packed = shorten(whole), {"method": "gzip", "mtime": 0}
     table.to_csv(out / METRICS, sep="\t", index=False, compression=packed)
     _keep_panels(results / "metrics" / "panel.npz", out / "panel.npz")
     described = provenance(results, command, configs)

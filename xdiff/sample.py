@@ -4,6 +4,9 @@
 
 Writes one NIfTI volume (and a standard deviation where the method gives one) with a JSON sidecar per point and subject,
 then the manifest. A volume whose sidecar has the same key (weights, point, input, version) is not made again.
+A point that a method cannot do (errors.NotSupported) is left out for the whole cohort and listed. A contrast that the given
+sections do not carry is predicted in units in which the volume's 99.5th percentile is 1; it is written times the hidden
+volume's own scale, because nothing that is given fixes its brightness: the column `contrasts_given` says where.
 Times are of `reconstruct` alone; tables report medians, which the first volume, that fills caches, does not move.
 """
 
@@ -27,10 +30,10 @@ import numpy as np
 import pandas as pd
 
 from xdiff.checkpoint import read_weights
-from xdiff.config import MethodEntry, Sweep, digest, from_dict
+from xdiff.config import MethodEntry, Sweep, digest, from_dict, given_contrasts
 from xdiff.data.split import Split, read_split
 from xdiff.data.store import Store
-from xdiff.errors import InputError
+from xdiff.errors import InputError, NotSupported
 from xdiff.observation import (
     NotEnoughSections,
     Observation,
@@ -49,7 +52,7 @@ MANIFEST = (
     "subject target prediction std trained_on cohort grid method axis indices given contrasts_given K gap_mm policy "
     "thickness_mm steps estimate seed train_seed evaluations seconds peak_mib device weights split norm frame"
 ).split()
-SKIPPED = "trained_on cohort grid method K axis policy thickness_mm reason".split()
+SKIPPED = "trained_on cohort grid method K axis policy contrasts_given thickness_mm reason".split()
 
 
 def sample(entry: MethodEntry, weights: Path, store: Store, split: Split, sweep: Sweep, out: Path, shard: str = "1/1") -> None:
@@ -65,16 +68,20 @@ def sample(entry: MethodEntry, weights: Path, store: Store, split: Split, sweep:
     subjects = _shard(split.side("test"), shard)
     if not subjects:
         raise InputError(store.folder, f"no test subject in shard {shard}", "at least one subject on the test side")
+    for value in sweep.contrasts_given:
+        given_contrasts(value, store.contrasts, f"sweeps.*.contrasts_given, cohort {store.cohort}")
     method = functools.cache(lambda: load_module(entry).load(weights))
     rows: list[dict] = []
     skipped: list[dict] = []
     for point in points_of(sweep, entry.estimates, entry.min_k, entry.stepped):
         planes, reason = _planes_of(point, store, split.side("test"))
+        if not reason:
+            try:
+                rows += [_one(method, config, store, split, point, subject, planes[subject], out) for subject in subjects]
+            except NotSupported as error:
+                reason = str(error)
         if reason:
             skipped.append({**_origin(config, store), **asdict(point), "reason": reason})
-            continue
-        for subject in subjects:
-            rows.append(_one(method, config, store, split, point, subject, planes[subject], out))
     _write_table(rows, MANIFEST, out / f"manifest-{shard.replace('/', '-of-')}.tsv")
     _write_table(skipped, SKIPPED, out / f"skipped-{shard.replace('/', '-of-')}.tsv")
 
@@ -109,7 +116,9 @@ def _one(
             return {**row, "split": split.sha[:12]}
     # raw units: in the store's own, which the hidden volume has set, the scale of the given sections would betray it
     truth = store.volume(subject) * store.scale(subject)[:, None, None, None]
-    observation = observe(truth, planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm)
+    given = given_contrasts(point.contrasts_given, store.contrasts)
+    observation = observe(truth, planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm, given)
+    scale = np.where(observation.given, observation.scale, store.scale(subject))
     generator = np.random.default_rng([point.seed, int(hashlib.sha256(subject.encode()).hexdigest()[:8], 16)])
     ready = method()  # loaded before the clock starts
     start = time.perf_counter()
@@ -121,15 +130,12 @@ def _one(
     row = {
         "subject": subject,
         "target": str(store.folder),
-        "prediction": str(_write(_exact(volume, truth, observation), store, subject, sidecar.with_suffix(""))),
-        "std": ""
-        if std is None
-        else str(_write(_raw(std, observation), store, subject, sidecar.with_name(f"{sidecar.stem}_std"))),
+        "prediction": str(_write(_exact(volume, truth, observation, scale), store, subject, sidecar.with_suffix(""))),
+        "std": "" if std is None else str(_write(_raw(std, scale), store, subject, sidecar.with_name(f"{sidecar.stem}_std"))),
         **_origin(config, store),
         **asdict(point),
         "indices": ",".join(str(p.index) for p in planes),
         "given": ";".join(names),
-        "contrasts_given": ",".join(store.contrasts),
         "gap_mm": round(gap_mm(planes, observation.spacing_mm), 3),
         "train_seed": config["params"].get("seed", 0),
         "evaluations": evaluations,
@@ -147,18 +153,18 @@ def _one(
     return row
 
 
-def _raw(volume: np.ndarray, observation: Observation) -> np.ndarray:
-    """From units of the observation's scale to raw intensities."""
-    return volume.astype(np.float32) * observation.scale[:, None, None, None]
+def _raw(volume: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """From units of `scale` (C,) to raw intensities."""
+    return volume.astype(np.float32) * scale[:, None, None, None]
 
 
-def _exact(volume: np.ndarray, truth: np.ndarray, observation: Observation) -> np.ndarray:
+def _exact(volume: np.ndarray, truth: np.ndarray, observation: Observation, scale: np.ndarray) -> np.ndarray:
     """Raw volume in which given voxels that are off by rounding alone (divided by the scale and multiplied again) have
     their exact values back; a larger difference is the method's own and stays."""
-    raw = _raw(volume, observation)
+    raw = _raw(volume, scale)
     if not all(p.thin for p in observation.planes):
         return raw
-    rounding = observation.mask & (np.abs(raw - truth) <= 1e-5 * observation.scale[:, None, None, None])
+    rounding = observation.known & (np.abs(raw - truth) <= 1e-5 * scale[:, None, None, None])
     return np.where(rounding, truth, raw)
 
 

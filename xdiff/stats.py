@@ -19,7 +19,7 @@ from xdiff.data.split import patient_of
 from xdiff.errors import InputError
 
 # What was asked (POINT), what answered (ROW): the groups over which patients are averaged.
-POINT = ["trained_on", "cohort", "grid", "frame", "axis", "policy", "thickness_mm", "K"]
+POINT = ["trained_on", "cohort", "grid", "frame", "axis", "policy", "contrasts_given", "thickness_mm", "K"]
 ROW = ["method", "estimate", "steps"]
 MEASURE = ["region", "metric"]
 _TEXT = [*POINT[:-2], "method", "estimate", "subject", "contrast", *MEASURE, "x_name"]
@@ -62,12 +62,18 @@ def _read_columns(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path, sep="\t", dtype=types)
     except ValueError as error:  # pandas names the text that is no number, but not the file
         raise InputError(path, str(error), f"numbers in {' '.join([*_WHOLE, *_REAL])}") from error
+    table = fill_contrasts_given(table)
     missing = [c for c in COLUMNS if c not in table.columns]
     if missing:
         raise InputError(path, f"no column {', '.join(missing)}", f"the columns {' '.join(COLUMNS)}")
     if table.empty:
         raise InputError(path, "no rows", "one measured number per row")
     return table
+
+
+def fill_contrasts_given(table: pd.DataFrame) -> pd.DataFrame:
+    """A table written before sections could lack a contrast has no column `contrasts_given`: all were given."""
+    return table if "contrasts_given" in table.columns else table.assign(contrasts_given="all")
 
 
 def _refuse_duplicates(table: pd.DataFrame, path: Path | str) -> None:

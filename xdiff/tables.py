@@ -18,7 +18,17 @@ from xdiff import posterior_checks
 from xdiff.errors import InputError
 from xdiff.layout import GAIN_OVER, is_reference, layout, method_rank
 from xdiff.markup import Cell, Table, to_latex, to_markdown
-from xdiff.stats import MEASURE, POINT, ROW, is_curve, paired_difference, patient_values, read_metrics, summarise
+from xdiff.stats import (
+    MEASURE,
+    POINT,
+    ROW,
+    fill_contrasts_given,
+    is_curve,
+    paired_difference,
+    patient_values,
+    read_metrics,
+    summarise,
+)
 
 MAIN_COLUMNS = [*POINT[:-1], *ROW, *MEASURE, "K", "mean", "lo", "hi", "n", "volumes", "seconds", "evaluations"]
 MAIN_COLUMNS += ["device", "split"]
@@ -64,7 +74,7 @@ def read_posterior(path: Path | str) -> pd.DataFrame:
 
 
 def _read(path: Path | str, columns: list[str]) -> pd.DataFrame:
-    table = pd.read_csv(path, sep="\t", dtype={c: str for c in columns if c not in _NUMBERS})
+    table = fill_contrasts_given(pd.read_csv(path, sep="\t", dtype={c: str for c in columns if c not in _NUMBERS}))
     missing = [c for c in columns if c not in table.columns]
     if missing:
         raise InputError(path, f"no column {', '.join(missing)}", f"the columns {' '.join(columns)}")

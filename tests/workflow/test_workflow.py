@@ -128,7 +128,7 @@ def test_known_order_of_methods_holds_on_the_field(metrics: pd.DataFrame) -> Non
 
 def test_points_left_out_are_collected(smoke: Path) -> None:
     skipped = pd.read_csv(smoke / "results/metrics/skipped.tsv", sep="\t")
-    assert list(skipped.columns) == "trained_on cohort grid method K axis policy thickness_mm reason".split()
+    assert list(skipped.columns) == "trained_on cohort grid method K axis policy contrasts_given thickness_mm reason".split()
     assert skipped["reason"].notna().all()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xdiff.config import given_contrasts
 from xdiff.data.store import Store
 from xdiff.errors import InputError
 from xdiff.metrics import core, samples, spectrum
@@ -18,8 +19,8 @@ from xdiff.planes import AXES, Plane, coverage, distance_mm
 from xdiff.volumes import read_volume
 
 COLUMNS = (
-    "trained_on cohort grid method K gap_mm axis indices policy thickness_mm steps estimate seed train_seed subject contrast "
-    "region metric x_name x value norm frame split weights device"
+    "trained_on cohort grid method K gap_mm axis indices policy contrasts_given thickness_mm steps estimate seed train_seed "
+    "subject contrast region metric x_name x value norm frame split weights device"
 ).split()
 KEY = [c for c in COLUMNS if c not in ("value", "device", "weights", "split", "norm", "frame", "gap_mm")]
 COPIED = [c for c in COLUMNS if c not in ("contrast", "region", "metric", "x_name", "x", "value")]
@@ -30,7 +31,7 @@ def evaluate(manifest: Path) -> pd.DataFrame:
     table = pd.read_csv(
         manifest,
         sep="\t",
-        dtype={"subject": str, "grid": str, "indices": str, "given": str, "weights": str, "split": str},
+        dtype={"subject": str, "grid": str, "indices": str, "given": str, "contrasts_given": str, "weights": str, "split": str},
         keep_default_na=False,
     )
     rows: list[dict] = []
@@ -54,6 +55,15 @@ def parse_given(given: str) -> list[Plane]:
             raise InputError("manifest column `given`", repr(name), "axial:N, coronal:N or sagittal:N, xT for a thickness")
         planes.append(Plane(AXES[axis], int(index), float(thickness or 1)))
     return planes
+
+
+def known_voxels(record: Mapping[str, Any]) -> np.ndarray:
+    """(C, X, Y, Z) bool, what was given of a manifest row's volume: the voxels of its planes, in the contrasts that the sections
+    carried. Nothing is given of the others, so that the whole foreground of these is unseen."""
+    store = _store(record["target"])
+    given = given_contrasts(record["contrasts_given"], store.contrasts, "manifest column `contrasts_given`")
+    covered = coverage(parse_given(record["given"]), store.shape) > 1e-9
+    return covered & np.array([contrast in given for contrast in store.contrasts])[:, None, None, None]
 
 
 @functools.lru_cache(maxsize=2)
@@ -82,14 +92,14 @@ def _volume_rows(record: Mapping[str, Any]) -> Iterator[dict]:
     store, subject = _store(record["target"]), record["subject"]
     truth, foreground, labels = store.volume(subject), store.foreground(subject), store.labels(subject)
     planes, spacing = parse_given(record["given"]), store.spacing_mm(subject)
-    given, distance = coverage(planes, store.shape) > 1e-9, distance_mm(planes, store.shape, spacing)
-    where = core.regions(foreground, given, labels)
+    distance = distance_mm(planes, store.shape, spacing)
+    regions = [core.regions(foreground, known, labels) for known in known_voxels(record)]
     prediction = load_prediction(record)
     std = load_prediction(record, "std") if record["std"] else None
     for metric in ("seconds", "evaluations", "peak_mib"):
         yield _row("all", "grid", metric, record[metric])
     far = spectrum.far_region(foreground, distance, spacing[AXES[record["axis"]]])
-    for c, contrast in enumerate(store.contrasts):
+    for c, (contrast, where) in enumerate(zip(store.contrasts, regions, strict=True)):
         for region, metric, value in (
             *core.by_region(truth[c], prediction[c], where),
             *core.ssim_by_region(truth[c], prediction[c], where),
@@ -129,12 +139,12 @@ def _ensemble_rows(group: pd.DataFrame) -> list[dict]:
     record = group.iloc[0].to_dict()
     store = _store(record["target"])
     truth = store.volume(record["subject"])
-    hidden = store.foreground(record["subject"]) & ~(coverage(parse_given(record["given"]), store.shape) > 1e-9)
+    hidden = store.foreground(record["subject"]) & ~known_voxels(record)
     draws = [load_prediction(r) for r in group.to_dict("records")]
     base = {**{c: record[c] for c in COPIED}, "seed": -len(draws)}
     rows = []
     for c, contrast in enumerate(store.contrasts):
-        value = samples.crps_ensemble(truth[c][hidden], [d[c][hidden] for d in draws]).mean()
+        value = samples.crps_ensemble(truth[c][hidden[c]], [d[c][hidden[c]] for d in draws]).mean()
         rows.append({**base, **_row(contrast, "unseen_masked", "crps", value)})
     return rows
 

@@ -78,4 +78,5 @@ def _common(path: Path) -> dict[str, Any]:
         "weights": config["sha256"][:12],
         **{"axis": "axial", "policy": "uniform", "thickness_mm": 0.0, "steps": 1, "estimate": "mean", "seed": 0},
         **{"gap_mm": math.nan, "indices": "", "device": "", "contrast": "all", "region": "unseen", "x_name": "train_step"},
+        "contrasts_given": "all",
     }

@@ -20,8 +20,8 @@ VIEWS = ("axial", "coronal", "sagittal")
 def build_panels(manifests: Sequence[Path], out: Path, wanted_k: Sequence[int] = (1, 5)) -> int:
     """Write panel.npz: for each (trained_on, cohort, grid) and K wanted, the first test subject under every method.
 
-    Only axis axial, policy uniform, thin sections; seed 0 of samples; of a sweep over steps the one number of steps that the
-    tables show. Returns the number of panels.
+    Only axis axial, policy uniform, thin sections, all contrasts given; seed 0 of samples; of a sweep over steps the one number
+    of steps that the tables show. Returns the number of panels.
     """
     table = pd.concat(
         [pd.read_csv(m, sep="\t", dtype={"subject": str, "grid": str, "indices": str}, keep_default_na=False) for m in manifests]
@@ -30,6 +30,7 @@ def build_panels(manifests: Sequence[Path], out: Path, wanted_k: Sequence[int] =
     base = table[
         (table["axis"] == "axial") & (table["policy"] == "uniform") & (table["thickness_mm"] == 0) & (table["seed"] == 0)
     ]
+    base = base[base["contrasts_given"] == "all"]
     arrays: dict[str, np.ndarray] = {}
     n = 0
     for _, cohort in base.groupby(["trained_on", "cohort", "grid"], sort=False):
