@@ -32,6 +32,7 @@ from xdiff.data.split import Split, read_split
 from xdiff.data.store import Store
 from xdiff.errors import InputError
 from xdiff.observation import (
+    CannotUse,
     NotEnoughSections,
     Observation,
     Point,
@@ -41,7 +42,7 @@ from xdiff.observation import (
     observe,
     points_of,
 )
-from xdiff.planes import Plane
+from xdiff.planes import AnyPlane
 from xdiff.train import MODEL_VERSION, load_module
 from xdiff.volumes import write_volume
 
@@ -73,13 +74,15 @@ def sample(entry: MethodEntry, weights: Path, store: Store, split: Split, sweep:
         if reason:
             skipped.append({**_origin(config, store), **asdict(point), "reason": reason})
             continue
-        for subject in subjects:
-            rows.append(_one(method, config, store, split, point, subject, planes[subject], out))
+        try:
+            rows += [_one(method, config, store, split, point, subject, planes[subject], out) for subject in subjects]
+        except CannotUse as error:
+            skipped.append({**_origin(config, store), **asdict(point), "reason": str(error)})
     _write_table(rows, MANIFEST, out / f"manifest-{shard.replace('/', '-of-')}.tsv")
     _write_table(skipped, SKIPPED, out / f"skipped-{shard.replace('/', '-of-')}.tsv")
 
 
-def _planes_of(point: Point, store: Store, subjects: list[str]) -> tuple[dict[str, list[Plane]], str]:
+def _planes_of(point: Point, store: Store, subjects: list[str]) -> tuple[dict[str, list[AnyPlane]], str]:
     """Given planes of every test subject, or the reason why this point is left out for the whole cohort."""
     planes = {}
     for subject in subjects:
@@ -94,7 +97,7 @@ def _planes_of(point: Point, store: Store, subjects: list[str]) -> tuple[dict[st
 
 
 def _one(
-    method: Any, config: dict, store: Store, split: Split, point: Point, subject: str, planes: list[Plane], out: Path
+    method: Any, config: dict, store: Store, split: Split, point: Point, subject: str, planes: list[AnyPlane], out: Path
 ) -> dict:
     """Manifest row of one volume, made now or found finished."""
     stem = out / "volumes" / point.name / subject
@@ -127,7 +130,7 @@ def _one(
         else str(_write(_raw(std, observation), store, subject, sidecar.with_name(f"{sidecar.stem}_std"))),
         **_origin(config, store),
         **asdict(point),
-        "indices": ",".join(str(p.index) for p in planes),
+        "indices": ",".join(p.place for p in planes),
         "given": ";".join(names),
         "contrasts_given": ",".join(store.contrasts),
         "gap_mm": round(gap_mm(planes, observation.spacing_mm), 3),

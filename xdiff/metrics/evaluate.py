@@ -14,7 +14,8 @@ import pandas as pd
 from xdiff.data.store import Store
 from xdiff.errors import InputError
 from xdiff.metrics import core, samples, spectrum
-from xdiff.planes import AXES, Plane, coverage, distance_mm
+from xdiff.planes import AXES, AnyPlane, distance_mm, parse_plane
+from xdiff.seen import counts_as_given
 from xdiff.volumes import read_volume
 
 COLUMNS = (
@@ -26,7 +27,11 @@ COPIED = [c for c in COLUMNS if c not in ("contrast", "region", "metric", "x_nam
 
 
 def evaluate(manifest: Path) -> pd.DataFrame:
-    """Long rows (COLUMNS) of every volume of a manifest, and of ensembles where a point has several draws."""
+    """Long rows (COLUMNS) of every volume of a manifest, and of ensembles where a point has several draws.
+
+    Voxels count as given, and are not scored as unseen, where `seen.counts_as_given` says so: those of thin sections of an axis,
+    those next to an oblique one, and of a thick one only the middle where it makes up more than half of the average.
+    """
     table = pd.read_csv(
         manifest,
         sep="\t",
@@ -44,16 +49,9 @@ def evaluate(manifest: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def parse_given(given: str) -> list[Plane]:
-    """The planes of a manifest's `given` column, such as `axial:12;axial:24x2.5`."""
-    planes = []
-    for name in given.split(";"):
-        axis, _, rest = name.partition(":")
-        index, _, thickness = rest.partition("x")
-        if axis not in AXES:
-            raise InputError("manifest column `given`", repr(name), "axial:N, coronal:N or sagittal:N, xT for a thickness")
-        planes.append(Plane(AXES[axis], int(index), float(thickness or 1)))
-    return planes
+def parse_given(given: str) -> list[AnyPlane]:
+    """The planes of a manifest's `given` column, such as `axial:12;axial:24x2.5`. Raises InputError."""
+    return [parse_plane(name) for name in given.split(";")]
 
 
 @functools.lru_cache(maxsize=2)
@@ -82,7 +80,7 @@ def _volume_rows(record: Mapping[str, Any]) -> Iterator[dict]:
     store, subject = _store(record["target"]), record["subject"]
     truth, foreground, labels = store.volume(subject), store.foreground(subject), store.labels(subject)
     planes, spacing = parse_given(record["given"]), store.spacing_mm(subject)
-    given, distance = coverage(planes, store.shape) > 1e-9, distance_mm(planes, store.shape, spacing)
+    given, distance = counts_as_given(planes, store.shape), distance_mm(planes, store.shape, spacing)
     where = core.regions(foreground, given, labels)
     prediction = load_prediction(record)
     std = load_prediction(record, "std") if record["std"] else None
@@ -129,7 +127,7 @@ def _ensemble_rows(group: pd.DataFrame) -> list[dict]:
     record = group.iloc[0].to_dict()
     store = _store(record["target"])
     truth = store.volume(record["subject"])
-    hidden = store.foreground(record["subject"]) & ~(coverage(parse_given(record["given"]), store.shape) > 1e-9)
+    hidden = store.foreground(record["subject"]) & ~counts_as_given(parse_given(record["given"]), store.shape)
     draws = [load_prediction(r) for r in group.to_dict("records")]
     base = {**{c: record[c] for c in COPIED}, "seed": -len(draws)}
     rows = []
