@@ -11,7 +11,7 @@ from xdiff.checkpoint import Tensors, read_weights
 from xdiff.data.gaussian_field import GaussianField
 from xdiff.data.split import Split
 from xdiff.data.store import Store
-from xdiff.errors import InputError
+from xdiff.errors import InputError, NotSupported
 from xdiff.observation import Observation
 
 
@@ -41,6 +41,8 @@ class FieldReconstructor:
     def reconstruct(
         self, observation: Observation, steps: int, estimate: str, generator: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray | None, int]:
+        if not all(plane.thin for plane in observation.planes):
+            raise NotSupported("the closed form is for thin sections of array axes")
         posterior = GaussianField(observation.shape, **self.parameters).posterior(observation.planes)
         given = observation.evidence[0].astype(np.float64)
         if estimate == "mean":

@@ -61,7 +61,7 @@ def _one_axis(observation: Observation) -> tuple[int, np.ndarray, np.ndarray]:
     planes = observation.planes
     axis = common_axis(planes)
     if axis is None:
-        raise ValueError(f"interpolation along one axis, given {[p.name for p in planes]}")
+        raise NotSupported("interpolation is along the axis of the given sections, and these have no common one")
     order = np.argsort([p.index for p in planes])
     indices = np.array([planes[i].index for i in order])
     return axis, indices, np.stack([observation.sections[i] for i in order]).astype(np.float64)

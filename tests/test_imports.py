@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A module may import those before it, never those after it. A package counts as one.
 ORDER = (
-    *("errors", "budget", "config", "volumes", "planes", "observation", "checkpoint"),
+    *("errors", "budget", "config", "volumes", "planes", "rotations", "seen", "stacks", "observation", "checkpoint"),
     *("gaussian", "data", "gaussian_fit", "local", "local_fit", "augment", "draws", "loop", "model"),
     *("train", "sample", "segment", "trust", "stats", "metrics"),
     *("markup", "layout", "drawing", "panel", "captions", "step_sweep", "training_curves", "posterior_checks"),

@@ -11,18 +11,17 @@ from hypothesis import strategies as st
 
 from xdiff.planes import (
     AXES,
-    CubeRotation,
     ObliquePlane,
     Plane,
     adjoint,
     coverage,
-    cube_rotations,
     cut,
     distance_mm,
     evidence,
     stack,
     unstack,
 )
+from xdiff.rotations import CubeRotation, cube_rotations
 
 SHAPE = (7, 8, 9)
 BRATS, UKB_LIKE = (240, 240, 155), (155, 240, 240)

@@ -23,6 +23,7 @@ from xdiff.errors import InputError
 
 EMBEDDED = ("phantom-brain", "gaussian-field")  # made by the workflow itself, nothing to download
 LAYOUTS = ("bids", "brats", *EMBEDDED)
+POLICIES = ("uniform", "centre", "random", "tumour", "off_tumour", "orthogonal", "tilted")
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class Sweep:
         for name in self.axis:
             _one_of("axis", name, ("axial", "coronal", "sagittal"))
         for name in self.policy:
-            _one_of("policy", name, ("uniform", "centre", "random", "tumour", "off_tumour"))
+            _one_of("policy", name, POLICIES)
         for name in self.estimate:
             if name not in ("mean", "sample") and not re.fullmatch("mean_of_[1-9][0-9]*", name):
                 raise InputError("sweeps.*.estimate", name, "mean, sample or mean_of_N")

@@ -20,14 +20,15 @@ error is met on average (`inflation`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import linalg
+from scipy import linalg, ndimage
 
 from xdiff.observation import Observation
-from xdiff.planes import Plane, along, cut, distance_mm, evidence, project
+from xdiff.planes import Plane, along, cut, distance_mm, evidence, profiles, project
+from xdiff.stacks import Stack, foot_pixels, stacks
 
 FIT_K = (1, 2, 3, 5, 10, 31)
 
@@ -133,10 +134,10 @@ class LinearGaussian:
         return (weights.astype(np.float32) @ flat).reshape(self.rows.shape[1:])
 
     def hyper(self, planes: Sequence[Plane]) -> tuple[float, float, float]:
-        """(lambda, L in mm, inflation) for a set of planes, interpolated in log K; the mean over axes where there are several."""
+        """(lambda, L in mm, inflation) for a set of planes, interpolated in log K; the mean over axes where there are several.
+        An oblique plane counts as a section of the axis that its normal is nearest to."""
         log_k = np.log(np.clip(len(planes), FIT_K[0], FIT_K[-1]))
-        axes = sorted({p.axis if isinstance(p, Plane) else -1 for p in planes})
-        axes = [0, 1, 2] if -1 in axes else axes
+        axes = sorted({p.axis if isinstance(p, Plane) else p.nearest_axis for p in planes})
         tables = (self.lambdas, self.lengths_mm, self.inflation)
         return tuple(float(np.exp(np.mean([np.interp(log_k, np.log(FIT_K), np.log(t[a])) for a in axes]))) for t in tables)
 
@@ -211,7 +212,7 @@ class Posterior:
         self.fade = np.where(given, kriging_variance(observation, length), np.float32(1))
 
     def std(self) -> np.ndarray:
-        """(C, X, Y, Z) float32, 0 where the value is given."""
+        """(C, X, Y, Z) float32, 0 at the voxels that are known exactly."""
         rows = self.model.rows.reshape(self.model.n_rows, -1)
         inside = np.einsum("mv,mv->v", *([self.root.T.astype(np.float32) @ rows] * 2)).reshape(self.mean.shape)
         total = np.sqrt(self.inflation * (inside + self.fade * self.model.unexplained_variance()))
@@ -227,17 +228,15 @@ class Posterior:
 
 
 def kriging_variance(observation: Observation, length_mm: float) -> np.ndarray:
-    """Share (X, Y, Z) float32 of a residual's variance that the given sections leave open: 0 at them, 1 far away."""
+    """Share (X, Y, Z) float32 of a residual's variance that the given sections leave open: 0 at thin ones, 1 far away."""
     left = np.ones(observation.shape, dtype=np.float32)
-    for axis in range(3):
-        planes = [p for p in observation.planes if isinstance(p, Plane) and p.axis == axis]
-        if not planes:
-            continue
-        scale = length_mm / observation.spacing_mm[axis]
-        rows, indices = np.arange(observation.shape[axis]), np.array([p.index for p in planes])
-        explained = kriging_weights(indices, len(rows), scale) * matern(rows[:, None] - indices, scale)
-        profile = 1 - explained.sum(axis=1)
-        left = np.minimum(left, along(np.clip(profile, 0, 1), axis).astype(np.float32))
+    for stack in stacks(observation.planes, observation.spacing_mm):
+        if stack.axis is None:
+            own = np.stack([1 - explained for _, explained in _tilted_kriging(stack, None, observation, length_mm)])
+        else:
+            scale, n = length_mm / observation.spacing_mm[stack.axis], observation.shape[stack.axis]
+            own = along(1 - _axis_kriging(stack.planes, n, scale)[1], stack.axis)
+        left = np.minimum(left, np.clip(own, 0, 1).astype(np.float32))
     return left
 
 
@@ -245,25 +244,70 @@ def spread_residual(volume: np.ndarray, observation: Observation, length_mm: flo
     """Add what is missing at the given sections, fading with distance, and put the given sections in exactly; contrasts that are
     not given stay as they are.
 
-    Sections of one axis: kriging. Several axes: their predictions averaged by how near their sections are.
-    Oblique sections: projection only.
+    Parallel sections, of an axis or tilted: kriging along their normal. Several directions: their predictions averaged by how
+    near their sections are.
     """
     given = np.array(observation.given)[:, None, None]
     residual = [np.where(given, s - p.cut(volume), 0) for s, p in zip(observation.sections, observation.planes, strict=True)]
     total, weight = np.zeros_like(volume), np.zeros(volume.shape[1:], dtype=np.float32)
-    for axis in sorted({p.axis for p in observation.planes if isinstance(p, Plane)}):
-        of_axis = [(p, r) for p, r in zip(observation.planes, residual, strict=True) if isinstance(p, Plane) and p.axis == axis]
-        of_axis.sort(key=lambda pair: pair[0].index)  # the result is the same, to the bit, in whatever order they are given
-        planes = [p for p, _ in of_axis]
-        spacing = observation.spacing_mm[axis]
-        coefficients = kriging_weights([p.index for p in planes], volume.shape[axis + 1], length_mm / spacing)
-        stacked = np.stack([r for _, r in of_axis])
-        field_ = np.tensordot(coefficients, stacked, axes=1)  # (n, C, h, w)
-        near = np.exp(-distance_mm(planes, observation.shape, observation.spacing_mm) / length_mm).astype(np.float32)
-        total += np.moveaxis(field_, 0, axis + 1) * near
+    # a stack is in order, so that the result is the same, to the bit, in whatever order sections of one axis are given
+    for stack in stacks(observation.planes, observation.spacing_mm):
+        missing = [residual[i] for i in stack.members]
+        if stack.axis is None:
+            field_ = np.stack([values for values, _ in _tilted_kriging(stack, missing, observation, length_mm)], axis=1)
+        else:
+            n, spacing = volume.shape[stack.axis + 1], observation.spacing_mm[stack.axis]
+            coefficients = _axis_kriging(stack.planes, n, length_mm / spacing)[0]
+            field_ = np.moveaxis(np.tensordot(coefficients, np.stack(missing), axes=1), 0, stack.axis + 1)
+        near = np.exp(-distance_mm(stack.planes, observation.shape, observation.spacing_mm) / length_mm).astype(np.float32)
+        total += field_ * near
         weight += near
     spread = np.divide(total, weight, out=np.zeros_like(total), where=np.broadcast_to(weight > 1e-6, total.shape))
     return project(volume + spread, observation.sections, observation.planes, observation.given)
+
+
+def _axis_kriging(planes: Sequence[Plane], length: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (length, K) float32 of sections of one axis, and the share (length,) of the variance that they explain.
+
+    Thick sections are known averages: with their profiles P and the correlation C of all rows, C P^T (P C P^T)^-1.
+    """
+    rows = np.arange(length)
+    if all(p.thin for p in planes):
+        indices = np.array([p.index for p in planes])
+        weights, cross = kriging_weights(indices, length, scale), matern(rows[:, None] - indices, scale)
+    else:
+        profile = profiles(planes, length)
+        cross = matern(rows[:, None] - rows, scale) @ profile.T
+        weights = _solved(profile @ cross, cross.T).T.astype(np.float32)
+    return weights, (weights * cross).sum(axis=1)
+
+
+def _tilted_kriging(
+    stack: Stack, missing: list[np.ndarray] | None, observation: Observation, length_mm: float
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What oblique sections that miss `missing`, K of (C, h, w), predict, (C, Y, Z) float32, and the share (Y, Z) of the variance
+    that they explain, for every row of voxels along the first axis: a volume's weights of all planes would not fit memory.
+
+    What a plane misses at a voxel is read at the voxel's foot in it, between pixels by bilinear interpolation; beyond its
+    edges it tells nothing.
+    """
+    offsets = np.array(stack.offsets_mm)
+    inverse = _solved(matern(offsets[:, None] - offsets, length_mm), np.eye(len(offsets)))
+    across = np.stack(np.meshgrid(*(np.arange(n, dtype=float) for n in observation.shape[1:]), indexing="ij"), axis=-1)
+    voxels = np.concatenate([np.zeros((across[..., 0].size, 1)), across.reshape(-1, 2)], axis=1)
+    for x in range(observation.shape[0]):
+        voxels[:, 0] = x
+        places = (voxels * observation.spacing_mm) @ np.array(stack.normal)
+        cross = matern(places[:, None] - offsets, length_mm)
+        weights = cross @ inverse
+        values, explained = np.zeros((len(observation.contrasts), len(voxels))), np.zeros(len(voxels))
+        for k, plane in enumerate(stack.planes):
+            pixels = foot_pixels(plane, voxels, observation.spacing_mm)
+            last = np.array(plane.size)[:, None] - 1
+            explained += weights[:, k] * cross[:, k] * ((pixels >= -0.5) & (pixels <= last + 0.5)).all(axis=0)
+            for c in range(0 if missing is None else len(values)):
+                values[c] += weights[:, k] * ndimage.map_coordinates(missing[k][c], pixels, order=1, mode="constant")
+        yield values.reshape(-1, *across.shape[:2]).astype(np.float32), explained.reshape(across.shape[:2])
 
 
 def kriging_weights(indices: Sequence[int], length: int, scale: float) -> np.ndarray:
@@ -273,9 +317,12 @@ def kriging_weights(indices: Sequence[int], length: int, scale: float) -> np.nda
     exp(-distance / L) would interpolate almost linearly, and loses to cubic interpolation where sections are dense.
     """
     known = np.asarray(indices)
-    # the nugget keeps neighbouring sections solvable; what it leaves at the given ones, the projection takes away
-    own = matern(known[:, None] - known, scale) + 1e-5 * np.eye(len(known))
-    return np.linalg.solve(own, matern(known[:, None] - np.arange(length), scale)).T.astype(np.float32)
+    return _solved(matern(known[:, None] - known, scale), matern(known[:, None] - np.arange(length), scale)).T.astype(np.float32)
+
+
+def _solved(own: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """C_ss^-1 times `right`. A nugget keeps neighbouring sections solvable; what it leaves at them, the projection takes away."""
+    return np.linalg.solve(own + 1e-5 * np.eye(len(own)), right)
 
 
 def matern(distance: np.ndarray, scale: float) -> np.ndarray:

@@ -12,6 +12,8 @@ import numpy as np
 from xdiff.config import Sweep
 from xdiff.errors import InputError
 from xdiff.planes import AXES, AnyPlane, Plane, along, common_axis, cut, distance_mm, evidence, linear_weights, per_section
+from xdiff.seen import known_exactly, share_seen
+from xdiff.stacks import stacks, tilted_stack
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,9 @@ class Observation:
 
     @property
     def known(self) -> np.ndarray:
-        """(C, X, Y, Z) bool: voxels whose value is given, M in the contrasts that are given and nothing in the others."""
-        return self.mask & np.array(self.given)[:, None, None, None]
+        """(C, X, Y, Z) bool: voxels whose value is given exactly: those of thin sections of the array's axes, in the contrasts that
+        are given; nothing in the others."""
+        return known_exactly(self.planes, self.shape) & np.array(self.given)[:, None, None, None]
 
     @cached_property
     def interpolated(self) -> np.ndarray:
@@ -131,7 +134,7 @@ def intensity_scale(images: np.ndarray) -> np.ndarray:
 
 def observe(
     volume: np.ndarray,
-    planes: Sequence[Plane],
+    planes: Sequence[AnyPlane],
     contrasts: Sequence[str],
     spacing_mm: Sequence[float],
     frame: str,
@@ -157,18 +160,33 @@ def observe(
 
 def choose_planes(
     point: Point, foreground: np.ndarray, labels: np.ndarray | None, spacing_mm: Sequence[float], subject: str
-) -> list[Plane]:
+) -> list[AnyPlane]:
     """The given planes of a point for one subject, by the protocol's policies.
 
     uniform: K sections at the interior points of K + 2 equidistant ones over the foreground; centre: K adjacent ones in its
     middle; random: K different ones, drawn from (seed, subject); tumour: the uniform ones, the nearest of which gives
-    way to the section with most tumour; off_tumour: K spread evenly over the sections without tumour.
+    way to the section with most tumour; off_tumour: K spread evenly over the sections without tumour; orthogonal: the K divided
+    among the three axes as evenly as they go, the point's own first, then axial, coronal, sagittal, and uniform along each
+    (K = 3: a localizer); tilted: K parallel oblique ones (stacks.tilted_stack), uniform along their normal, thin.
     """
+    if point.policy == "tilted":
+        if point.thickness_mm > 0:
+            raise NotEnoughSections(f"{subject}: tilted sections are thin, thickness_mm is {point.thickness_mm:g}")
+        return list(tilted_stack(AXES[point.axis], point.K, foreground, spacing_mm))
+    if point.policy == "orthogonal":
+        by_axis = [replace(point, axis=axis, K=k, policy="uniform") for axis, k in _divided(point) if k]
+        return [plane for one in by_axis for plane in choose_planes(one, foreground, labels, spacing_mm, subject)]
     axis = AXES[point.axis]
     rows = np.flatnonzero(per_section(foreground, axis))
     indices = _choose(point, rows, _tumour_profile(labels, axis), subject)
     thickness = max(1.0, point.thickness_mm / spacing_mm[axis])
     return [Plane(axis, int(i), thickness) for i in indices]
+
+
+def _divided(point: Point) -> list[tuple[str, int]]:
+    """(axis, number of sections) of the three axes, the point's own first."""
+    axes = [point.axis, *(a for a in ("axial", "coronal", "sagittal") if a != point.axis)]
+    return [(axis, (point.K + 2 - i) // 3) for i, axis in enumerate(axes)]
 
 
 def _choose(point: Point, rows: np.ndarray, tumour: np.ndarray | None, subject: str) -> list[int]:
@@ -211,12 +229,19 @@ def _tumour_profile(labels: np.ndarray | None, axis: int) -> np.ndarray | None:
     return None if labels is None else per_section(labels > 0, axis)
 
 
-def leaves_enough_unseen(planes: Sequence[Plane], foreground: np.ndarray) -> bool:
-    """False where less than a quarter of the foreground's sections stay unseen: such a K is left out and listed, never shrunk."""
-    axis = planes[0].axis
+def leaves_enough_unseen(planes: Sequence[AnyPlane], foreground: np.ndarray) -> bool:
+    """False where less than a quarter of the foreground stays unseen: such a K is left out and listed, never shrunk.
+
+    Sections of one axis: a quarter of the foreground's sections; of a thick one, what its box covers counts, parts of sections
+    too. Others: a quarter of the foreground's voxels, oblique sections counting as one voxel thick.
+    """
+    axis = common_axis(planes)
+    seen = share_seen(planes, foreground.shape)
+    if axis is None:
+        return float(1 - seen[foreground].mean()) >= 0.25
     rows = np.flatnonzero(per_section(foreground, axis))
-    seen = {r for plane in planes for r, _ in plane.profile(foreground.shape[axis])}
-    return len(set(rows.tolist()) - seen) >= len(rows) / 4
+    # all voxels of a section are seen to the same share; rounding must not decide
+    return float((1 - np.moveaxis(seen, axis, 0)[rows, 0, 0]).sum()) >= len(rows) / 4 - 1e-9
 
 
 def well_filled(foreground: np.ndarray, axis: int, share: float = 0.2) -> np.ndarray:
@@ -226,9 +251,7 @@ def well_filled(foreground: np.ndarray, axis: int, share: float = 0.2) -> np.nda
     return foreground & along(area >= share * area.max(), axis)
 
 
-def gap_mm(planes: Sequence[Plane], spacing_mm: Sequence[float]) -> float:
-    """Mean distance in mm between neighbouring given sections; NaN for one section."""
-    if len(planes) < 2:
-        return float("nan")
-    indices = sorted(plane.index for plane in planes)
-    return float(np.mean(np.diff(indices)) * spacing_mm[planes[0].axis])
+def gap_mm(planes: Sequence[AnyPlane], spacing_mm: Sequence[float]) -> float:
+    """Mean distance in mm between neighbouring parallel given sections; NaN where no two are parallel."""
+    gaps = [gap for stack in stacks(planes, spacing_mm) for gap in np.diff(stack.offsets_mm)]
+    return float(np.mean(gaps)) if gaps else float("nan")

@@ -3,20 +3,23 @@
 The only module that knows axes. Volumes are (C, X, Y, Z) in RAS+ order, numpy or torch (axis-aligned operations are pure
 indexing and work on both; oblique ones are sparse matrices and need numpy). A section of an axis-aligned plane is
 (C, h, w), the two remaining axes in increasing order. Notation as in the method's statement: observation y = {(p_k, s_k)},
-W = A^T 1, mask M = [W > 0], evidence E = W+ A^T y, Delta = distance in mm to the nearest given plane.
+W = A^T 1, mask M = [W > 0], evidence E = W+ A^T y, Delta = distance in mm to the nearest given plane. Planes that are parallel
+to each other: stacks.py.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import LinearOperator, lsmr
+
+from xdiff.errors import InputError
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 AXIS_NAMES = ("sagittal", "coronal", "axial")
@@ -47,7 +50,12 @@ class Plane:
 
     @property
     def name(self) -> str:
-        return f"{AXIS_NAMES[self.axis]}:{self.index}" + ("" if self.thin else f"x{self.thickness:g}")
+        return f"{AXIS_NAMES[self.axis]}:{self.index}" + ("" if self.thin else f"x{float(self.thickness)!r}".removesuffix(".0"))
+
+    @property
+    def place(self) -> str:
+        """Where along its axis, for tables."""
+        return str(self.index)
 
     def profile(self, length: int) -> list[tuple[int, float]]:
         """(row, weight) pairs of the box average along the axis; weights add up to 1, rows outside the volume are dropped."""
@@ -93,7 +101,19 @@ class ObliquePlane:
 
     @property
     def name(self) -> str:
-        return "oblique:" + "/".join(f"{x:.2f}" for x in (*self.centre, *self.u, *self.v))
+        """Every digit of the pose, and the size: `parse_plane` gives an equal plane back."""
+        pose = "/".join(repr(float(x)) for x in (*self.centre, *self.u, *self.v))
+        return f"oblique:{pose}/{self.size[0]}x{self.size[1]}"
+
+    @property
+    def nearest_axis(self) -> int:
+        """The array axis that the normal is nearest to."""
+        return int(np.abs(np.cross(self.u, self.v)).argmax())
+
+    @property
+    def place(self) -> str:
+        """Where its centre lies along the nearest axis, in sections, for tables."""
+        return f"{self.centre[self.nearest_axis]:.1f}"
 
     def points(self) -> np.ndarray:
         """Voxel coordinates (h * w, 3) of the pixels."""
@@ -122,27 +142,20 @@ class ObliquePlane:
         grid = np.stack(np.meshgrid(*(np.arange(n, dtype=float) for n in shape), indexing="ij"), axis=-1)
         return np.abs(((grid - self.centre) * spacing) @ normal)
 
-
-    @property
-    def nearest_axis(self) -> int:
-        """The array axis that the normal is nearest to."""
-        return int(np.abs(np.cross(self.u, self.v)).argmax())
-
     def heights(self, axis: int, shape: Sequence[int]) -> np.ndarray:
         """Where the section crosses every column of voxels along `axis`: (X, Y, Z) with size 1 along it, in voxels; a million
         where its pixels do not reach."""
-        normal = np.cross(np.asarray(self.u), np.asarray(self.v))  # in voxel coordinates, as the heights
+        normal = np.cross(self.u, self.v)  # in voxel coordinates, as the heights
         grid = np.stack(np.meshgrid(*(np.arange(1 if a == axis else n, dtype=float) for a, n in enumerate(shape)), indexing="ij"))
         offset = grid - np.reshape(self.centre, (3, 1, 1, 1))
         offset[axis] = 0
-        height = -np.tensordot(normal, offset, axes=1) / normal[axis]
-        offset[axis] = height
+        offset[axis] = -np.tensordot(normal, offset, axes=1) / normal[axis]
         pixel = np.tensordot(np.linalg.pinv(np.stack([self.u, self.v], axis=1)), offset, axes=1)
         reached = (np.abs(pixel) <= np.reshape(self.size, (2, 1, 1, 1)) / 2).all(axis=0)
-        return np.where(reached, self.centre[axis] + height, 1e6)
+        return np.where(reached, self.centre[axis] + offset[axis], 1e6)
 
 
-@functools.lru_cache(maxsize=16)  # an iterative projection cuts the same planes a hundred times
+@functools.lru_cache(maxsize=64)  # an iterative projection cuts the same planes a hundred times
 def _trilinear(plane: ObliquePlane, shape: tuple[int, int, int]) -> sparse.csr_array:
     points = plane.points()
     base = np.floor(points).astype(int)
@@ -160,6 +173,26 @@ def _trilinear(plane: ObliquePlane, shape: tuple[int, int, int]) -> sparse.csr_a
 
 
 AnyPlane = Plane | ObliquePlane
+
+
+def parse_plane(name: str) -> AnyPlane:
+    """The plane of that `name`, such as `axial:12`, `axial:24x2.5` or `oblique:11.5/.../0.26/24x25`. Raises InputError."""
+    kind, _, rest = name.partition(":")
+    try:
+        if kind == "oblique":
+            *pose, size = rest.split("/")
+            (a, b, c, *u), (h, w) = map(float, pose), map(int, size.split("x"))
+            return ObliquePlane((a, b, c), _triple(u[:3]), _triple(u[3:]), (h, w))
+        index, _, thickness = rest.partition("x")
+        return Plane(AXES[kind], int(index), float(thickness or 1))
+    except (KeyError, ValueError) as error:
+        expected = "axial:N, coronal:N or sagittal:N, xT for a thickness, or oblique: centre, u and v joined by / and HxW"
+        raise InputError("name of a given plane", repr(name), expected) from error
+
+
+def _triple(values: Sequence[float]) -> tuple[float, float, float]:
+    x, y, z = values
+    return x, y, z
 
 
 def cut(volume: Array, planes: Sequence[AnyPlane]) -> list[Array]:
@@ -205,30 +238,71 @@ def common_axis(planes: Sequence[AnyPlane]) -> int | None:
     return axes.pop() if len(axes) == 1 else None
 
 
+def profiles(planes: Sequence[Plane], length: int) -> np.ndarray:
+    """P (K, length): the slice profiles of sections of one axis, a row each, so that A is P along that axis."""
+    found = np.zeros((len(planes), length))
+    for row, plane in zip(found, planes, strict=True):
+        for r, w in plane.profile(length):
+            row[r] = w
+    return found
+
+
 def linear_weights(indices: Sequence[int], length: int) -> np.ndarray:
     """Weights (length, K) of sections at sorted `indices` in linear interpolation; beyond the outermost, these alone."""
     rows = np.arange(length)
     return np.stack([np.interp(rows, indices, one) for one in np.eye(len(indices))], axis=1)
 
 
-def project(
-    volume: np.ndarray, sections: Sequence[np.ndarray], planes: Sequence[AnyPlane], given: Sequence[bool] | None = None
-) -> np.ndarray:
+def project(volume: Array, sections: Sequence[Array], planes: Sequence[AnyPlane], given: Sequence[bool] | None = None) -> Array:
     """Nearest volume to `volume` (C, X, Y, Z) that agrees with the data, V + A^+ (y - A V).
 
-    Thin axis-aligned planes: the given values themselves (bit-exact; where planes cross, their mean).
-    Thick or oblique planes: least squares, also where sections that cross contradict each other.
+    Thin axis-aligned planes: the given values themselves (bit-exact; where planes cross, their mean). Sections of one axis of
+    which some are thick: A^+ is a matrix along that axis. Thick sections of several axes, oblique ones: least squares, step
+    by step. In all cases also where sections contradict each other. Tensors where planes are axis-aligned and either all
+    thin or of one axis; sections are then tensors on the same device.
     given: which contrasts the sections carry, all where None; the others stay as they are.
     """
-    carried = np.array([True] * len(volume) if given is None else given)[:, None, None]
+    if given is not None and not all(given):
+        chosen = [c for c, carried in enumerate(given) if carried]
+        result = volume.copy() if isinstance(volume, np.ndarray) else volume.clone()
+        result[chosen] = project(volume[chosen], [s[chosen] for s in sections], planes)
+        return result
+    axis = common_axis(planes)
     if all(plane.thin for plane in planes):
-        values, mask = evidence(sections, planes, volume.shape[1:])
-        return np.where(mask & carried[..., None], values.astype(volume.dtype), volume)
+        return _paste(volume, sections, planes)
+    if axis is not None:
+        return _project_along(volume, sections, planes, axis)
     residual = [
-        np.where(carried, np.asarray(s, dtype=np.float64) - plane.cut(volume.astype(np.float64)), 0)
-        for s, plane in zip(sections, planes, strict=True)
+        np.asarray(s, dtype=np.float64) - plane.cut(volume.astype(np.float64)) for s, plane in zip(sections, planes, strict=True)
     ]
     return (volume + _least_squares(residual, planes, volume.shape)).astype(volume.dtype)
+
+
+def _paste(volume: Array, sections: Sequence[Array], planes: Sequence[Plane]) -> Array:
+    if isinstance(volume, np.ndarray):
+        given, mask = evidence(sections, planes, volume.shape[1:])
+        return np.where(mask, given.astype(volume.dtype), volume)
+    seen = volume.new_tensor(coverage(planes, volume.shape[1:]))
+    return (adjoint(sections, planes, volume) / seen.clamp(min=1)).where(seen > 0, volume)
+
+
+def _project_along(volume: Array, sections: Sequence[Array], planes: Sequence[Plane], axis: int) -> Array:
+    """V + P^+ (y - P V) along `axis`, with the profile matrix P of the planes."""
+    inverse = _inverse_profiles(tuple(planes), volume.shape[axis + 1])
+    if isinstance(volume, np.ndarray):
+        exact = volume.astype(np.float64)
+        residual = [np.asarray(s, dtype=np.float64) - p.cut(exact) for s, p in zip(sections, planes, strict=True)]
+        step = np.tensordot(inverse, np.stack(residual), axes=1)
+        return (exact + unstack(step, axis)).astype(volume.dtype)
+    matrix = volume.new_tensor(inverse)
+    residual = [s - p.cut(volume) for s, p in zip(sections, planes, strict=True)]
+    return volume + unstack(sum(matrix[:, k, None, None, None] * r for k, r in enumerate(residual)), axis)
+
+
+@functools.lru_cache(maxsize=64)
+def _inverse_profiles(planes: tuple[Plane, ...], length: int) -> np.ndarray:
+    """P^+ = P^T (P P^T)^+, (length, K): a plane given twice counts once, with the mean of its sections."""
+    return np.linalg.pinv(profiles(planes, length), rcond=1e-10)
 
 
 def _least_squares(residual: list[np.ndarray], planes: Sequence[AnyPlane], shape: Sequence[int]) -> np.ndarray:
@@ -266,47 +340,6 @@ def unstack(sections: Array, axis: int) -> Array:
     if isinstance(sections, np.ndarray):
         return np.moveaxis(sections, 0, axis + 1)
     return sections.movedim(0, axis + 1)
-
-
-@dataclass(frozen=True)
-class CubeRotation:
-    """One of the 24 rotations that map the voxel grid on itself: new axis a is old axis perm[a], reversed where flip[a]."""
-
-    perm: tuple[int, int, int]
-    flip: tuple[bool, bool, bool]
-
-    def volume(self, volume: np.ndarray) -> np.ndarray:
-        """Rotate (C, X, Y, Z), exactly."""
-        turned = np.transpose(volume, (0, *(p + 1 for p in self.perm)))
-        return np.flip(turned, [a + 1 for a in range(3) if self.flip[a]])
-
-    def plane(self, plane: Plane, shape: Sequence[int]) -> Plane:
-        """The same section after the rotation; `shape` is the (X, Y, Z) before it."""
-        axis = self.perm.index(plane.axis)
-        index = shape[plane.axis] - 1 - plane.index if self.flip[axis] else plane.index
-        return Plane(axis, index, plane.thickness)
-
-    def section(self, section: np.ndarray, plane: Plane) -> np.ndarray:
-        """The pixels (C, h, w) of `plane` before the rotation as the rotated plane reads them."""
-        axis = self.perm.index(plane.axis)
-        new_axes = [a for a in range(3) if a != axis]
-        old_axes = [a for a in range(3) if a != plane.axis]
-        order = [old_axes.index(self.perm[a]) for a in new_axes]
-        turned = np.transpose(section, (0, *(o + 1 for o in order)))
-        return np.flip(turned, [n + 1 for n, a in enumerate(new_axes) if self.flip[a]])
-
-    def inverse(self) -> CubeRotation:
-        perm = tuple(self.perm.index(a) for a in range(3))
-        return CubeRotation(perm, tuple(self.flip[p] for p in perm))
-
-
-def cube_rotations() -> Iterator[CubeRotation]:
-    """The 24 proper rotations of the cube."""
-    for perm in itertools.permutations(range(3)):
-        parity = np.linalg.det(np.eye(3)[list(perm)])
-        for flip in itertools.product((False, True), repeat=3):
-            if parity * (-1) ** sum(flip) > 0:
-                yield CubeRotation(perm, flip)
 
 
 def along(values: np.ndarray, axis: int) -> np.ndarray:

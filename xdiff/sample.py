@@ -44,7 +44,7 @@ from xdiff.observation import (
     observe,
     points_of,
 )
-from xdiff.planes import Plane
+from xdiff.planes import AnyPlane
 from xdiff.train import MODEL_VERSION, load_module
 from xdiff.volumes import write_volume
 
@@ -86,7 +86,7 @@ def sample(entry: MethodEntry, weights: Path, store: Store, split: Split, sweep:
     _write_table(skipped, SKIPPED, out / f"skipped-{shard.replace('/', '-of-')}.tsv")
 
 
-def _planes_of(point: Point, store: Store, subjects: list[str]) -> tuple[dict[str, list[Plane]], str]:
+def _planes_of(point: Point, store: Store, subjects: list[str]) -> tuple[dict[str, list[AnyPlane]], str]:
     """Given planes of every test subject, or the reason why this point is left out for the whole cohort."""
     planes = {}
     for subject in subjects:
@@ -101,7 +101,7 @@ def _planes_of(point: Point, store: Store, subjects: list[str]) -> tuple[dict[st
 
 
 def _one(
-    method: Any, config: dict, store: Store, split: Split, point: Point, subject: str, planes: list[Plane], out: Path
+    method: Any, config: dict, store: Store, split: Split, point: Point, subject: str, planes: list[AnyPlane], out: Path
 ) -> dict:
     """Manifest row of one volume, made now or found finished."""
     stem = out / "volumes" / point.name / subject
@@ -134,7 +134,7 @@ def _one(
         "std": "" if std is None else str(_write(_raw(std, scale), store, subject, sidecar.with_name(f"{sidecar.stem}_std"))),
         **_origin(config, store),
         **asdict(point),
-        "indices": ",".join(str(p.index) for p in planes),
+        "indices": ",".join(p.place for p in planes),
         "given": ";".join(names),
         "gap_mm": round(gap_mm(planes, observation.spacing_mm), 3),
         "train_seed": config["params"].get("seed", 0),

@@ -40,21 +40,23 @@ class Sides(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """evidence (C, X, Y, Z), mask (X, Y, Z) bool and distance_mm (X, Y, Z) as in Observation; given (C,) bool: the contrasts
-    that the sections carry; exact: whether the mask's voxels are known exactly (thin sections along the array's axes)."""
+    """evidence (C, X, Y, Z), mask (X, Y, Z) bool, known (C, X, Y, Z) bool and distance_mm (X, Y, Z) as in Observation; given (C,)
+    bool: the contrasts that the sections carry."""
 
     planes: tuple[AnyPlane, ...]
     spacing_mm: tuple[float, float, float]
     evidence: Tensor
     mask: Tensor
+    known: Tensor
     distance_mm: Tensor
     given: Tensor
 
     @staticmethod
     def of(observation: Observation, device: torch.device | str = "cpu") -> View:
-        arrays = (observation.evidence, observation.mask, observation.distance_mm, np.array(getattr(observation, "given", [True] * len(observation.contrasts))))
+        o = observation
+        arrays = (o.evidence, o.mask, o.known, o.distance_mm, np.array(o.given))
         tensors = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays)
-        return View(observation.planes, tuple(observation.spacing_mm), *tensors)
+        return View(o.planes, tuple(o.spacing_mm), *tensors)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -62,12 +64,8 @@ class View:
 
     @property
     def exact(self) -> bool:
+        """Whether whatever is given is known exactly: thin sections of the array's axes."""
         return all(p.thin for p in self.planes)
-
-    @property
-    def known(self) -> Tensor:
-        """(C, X, Y, Z) bool: voxels whose values are known exactly."""
-        return self.given[:, None, None, None] & self.mask & self.exact
 
     @cached_property
     def sides(self) -> tuple[Sides, ...]:

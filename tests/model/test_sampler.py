@@ -14,7 +14,8 @@ from xdiff.model.diffusion import Condition, make_condition, map_channels
 from xdiff.model.network import Network
 from xdiff.model.spectrum import BINS
 from xdiff.observation import Observation, observe
-from xdiff.planes import CubeRotation, Plane, cube_rotations
+from xdiff.planes import Plane
+from xdiff.rotations import CubeRotation, cube_rotations
 
 WHITE = torch.ones(1, BINS)
 SHAPE = (20, 24, 18)

@@ -15,7 +15,8 @@ from xdiff.config import given_contrasts
 from xdiff.data.store import Store
 from xdiff.errors import InputError
 from xdiff.metrics import core, samples, spectrum
-from xdiff.planes import AXES, Plane, coverage, distance_mm
+from xdiff.planes import AXES, AnyPlane, distance_mm, parse_plane
+from xdiff.seen import counts_as_given
 from xdiff.volumes import read_volume
 
 COLUMNS = (
@@ -27,7 +28,11 @@ COPIED = [c for c in COLUMNS if c not in ("contrast", "region", "metric", "x_nam
 
 
 def evaluate(manifest: Path) -> pd.DataFrame:
-    """Long rows (COLUMNS) of every volume of a manifest, and of ensembles where a point has several draws."""
+    """Long rows (COLUMNS) of every volume of a manifest, and of ensembles where a point has several draws.
+
+    Voxels count as given, and are not scored as unseen, where `seen.counts_as_given` says so: those of thin sections of an axis,
+    those next to an oblique one, and of a thick one only the middle where it makes up more than half of the average.
+    """
     table = pd.read_csv(
         manifest,
         sep="\t",
@@ -45,16 +50,9 @@ def evaluate(manifest: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def parse_given(given: str) -> list[Plane]:
-    """The planes of a manifest's `given` column, such as `axial:12;axial:24x2.5`."""
-    planes = []
-    for name in given.split(";"):
-        axis, _, rest = name.partition(":")
-        index, _, thickness = rest.partition("x")
-        if axis not in AXES:
-            raise InputError("manifest column `given`", repr(name), "axial:N, coronal:N or sagittal:N, xT for a thickness")
-        planes.append(Plane(AXES[axis], int(index), float(thickness or 1)))
-    return planes
+def parse_given(given: str) -> list[AnyPlane]:
+    """The planes of a manifest's `given` column, such as `axial:12;axial:24x2.5`. Raises InputError."""
+    return [parse_plane(name) for name in given.split(";")]
 
 
 def known_voxels(record: Mapping[str, Any]) -> np.ndarray:
@@ -62,7 +60,7 @@ def known_voxels(record: Mapping[str, Any]) -> np.ndarray:
     carried. Nothing is given of the others, so that the whole foreground of these is unseen."""
     store = _store(record["target"])
     given = given_contrasts(record["contrasts_given"], store.contrasts, "manifest column `contrasts_given`")
-    covered = coverage(parse_given(record["given"]), store.shape) > 1e-9
+    covered = counts_as_given(parse_given(record["given"]), store.shape)
     return covered & np.array([contrast in given for contrast in store.contrasts])[:, None, None, None]
 
 

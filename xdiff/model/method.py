@@ -14,7 +14,7 @@ from xdiff.data.store import Store
 from xdiff.local import Core, log_distance
 from xdiff.model.diffusion import make_condition
 from xdiff.model.network import Network
-from xdiff.model.sampler import UNIFORM, Denoiser, Fusion, SamplerSettings, mean_residual, sample_residual
+from xdiff.model.sampler import UNIFORM, Denoiser, Fusion, mean_residual, sample_residual
 from xdiff.model.spectrum import Spectra
 from xdiff.model.training import Settings, fit_network
 from xdiff.observation import Observation
@@ -70,9 +70,7 @@ class XDiffusion:
         volume = project(volume, observation.sections, observation.planes, observation.given)
         return volume, torch.where(view.known, 0.0, std).cpu().numpy(), evaluations
 
-    def _draws(
-        self, denoiser: Denoiser, steps: int, count: int, generator: np.random.Generator
-    ) -> tuple[Tensor, Tensor, int]:
+    def _draws(self, denoiser: Denoiser, steps: int, count: int, generator: np.random.Generator) -> tuple[Tensor, Tensor, int]:
         """Mean and standard deviation of `count` draws of r_0, and the section evaluations of all of them."""
         mean, squares = torch.zeros((2, *denoiser.shape), device=self.device)
         shape = denoiser.shape if self.sampler.noise == "shared" else (3, *denoiser.shape)

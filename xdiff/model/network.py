@@ -43,9 +43,7 @@ class Network(nn.Module):
         inputs = (2 * slab + 1) * 2 * contrasts + maps + 3 + context
         self.sections = _unet(2, inputs, contrasts, channels, TOKEN_CHANNELS if tokens else 0)
 
-    def section(
-        self, slabs: Tensor, t: Tensor, maps: Tensor, context: Tensor | None, tokens: Tensor | None = None
-    ) -> Tensor:
+    def section(self, slabs: Tensor, t: Tensor, maps: Tensor, context: Tensor | None, tokens: Tensor | None = None) -> Tensor:
         """(n, C, h, w) from slabs (n, (2 slab + 1) 2 C, h, w) of the state and its linear estimate, times t (n,), conditioning
         maps (n, maps + 3, h, w), the trunk's context (n, C + features, h, w), whose first C channels are its own estimate, and
         tokens (n, tokens, TOKEN_CHANNELS) of the whole volume."""

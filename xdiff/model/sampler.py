@@ -17,7 +17,7 @@ from torch import Tensor
 from xdiff.errors import InputError
 from xdiff.model.diffusion import Condition, precondition, section_maps, slabs
 from xdiff.model.network import Network, double
-from xdiff.planes import stack, unstack
+from xdiff.planes import stack
 
 PIXELS = 2**19  # of one batch of sections: what bounds the memory, whatever their size
 SIGMA_MAX, SIGMA_MIN, RHO = 80.0, 0.03, 7.0
@@ -143,7 +143,10 @@ def times(steps: int, sigma_max: float = SIGMA_MAX) -> list[float]:
 
 
 def sample_residual(
-    denoiser: Denoiser, noise: Tensor, steps: int, settings: SamplerSettings = SamplerSettings()  # noqa: B008
+    denoiser: Denoiser,
+    noise: Tensor,
+    steps: int,
+    settings: SamplerSettings = SamplerSettings(),  # noqa: B008
 ) -> tuple[Tensor, int]:
     """A draw of r_0 by `steps` deterministic steps from noise (C, X, Y, Z) at t = 1 to t = 0, and the number of section
     evaluations: DPM-Solver++(2M) (2211.01095, algorithm 2) with alpha = 1 - t and sigma = t. Its first and last steps are

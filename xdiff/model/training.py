@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +107,7 @@ class Denoising:
     def validate(self, network: nn.Module) -> tuple[float, Scores]:
         """Scored by the gain of `mean` over the gaussian row plus the gain of the denoising loss over the untrained network's:
         `mean` alone would keep weights of the first minutes, whose samples are noise."""
+
         def mean(draw: Draw) -> Tensor:
             found, _ = mean_residual(self.denoiser(network, draw))
             return draw.known.corrected + draw.known.std * found
