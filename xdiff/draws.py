@@ -14,29 +14,21 @@ from torch import Tensor
 from xdiff.augment import Augmentation
 from xdiff.data.split import Split, patient_of
 from xdiff.data.store import Store
+from xdiff.kinds import Kinds
 from xdiff.local import Core, Estimate
 from xdiff.observation import NotEnoughSections, Point, choose_planes, leaves_enough_unseen, observe, well_filled
 from xdiff.planes import AXIS_NAMES, AnyPlane
 from xdiff.resident import Volumes, read
 from xdiff.view import View
 
-THICK_MM = (2.0, 8.0)
 ECHO = 4  # draws made between the uses of one in two places of a batch
 
 
 @dataclass(frozen=True)
-class DrawSettings:
-    """max_k: most given sections. Shares of the draws: uniform: with the sweeps' policy, the others have sections at random
-    places; orthogonal: divided among the three axes; tilted: a stack of oblique sections; thick: slices of THICK_MM; fewer: where
-    there are several contrasts, with some of them given only. repeats: steps for which a draw is used in a row in one place of
-    the batch."""
+class DrawSettings(Kinds):
+    """max_k: most given sections; repeats: steps for which a draw is used in a row in one place of the batch."""
 
     max_k: int = 31
-    uniform: float = 0.5
-    orthogonal: float = 0.1
-    tilted: float = 0.02
-    thick: float = 0.1
-    fewer: float = 0.5
     repeats: int = 2
     augment: Augmentation = field(default_factory=Augmentation)
 
@@ -81,7 +73,7 @@ class Draws:
             volume, foreground = volume.flip(1), foreground.flip(0)
         volume, foreground = self.settings.augment(volume, foreground, spacing, rng)
         planes = self._planes(rng, foreground.cpu().numpy(), spacing)
-        return self.case(subject, volume, foreground, planes, self._given(rng))
+        return self.case(subject, volume, foreground, planes, self.settings.contrasts(self.store.contrasts, rng))
 
     def case(
         self, subject: str, volume: Tensor, foreground: Tensor, planes: list[AnyPlane], given: list[str] | None = None
@@ -98,8 +90,7 @@ class Draws:
         """Few sections more often than many; a number that leaves too little unseen, or does not fit, is drawn again."""
         while True:
             k, axis = int(np.exp(rng.uniform(0, np.log(self.settings.max_k + 1)))), int(rng.integers(3))
-            thickness = float(rng.uniform(*THICK_MM)) if rng.random() < self.settings.thick else 0.0
-            point = Point(k, AXIS_NAMES[axis], self._policy(rng), thickness, 1, "mean", int(rng.integers(2**31)))
+            point = Point(k, AXIS_NAMES[axis], *self.settings.policy(rng), 1, "mean", int(rng.integers(2**31)))
             filled = well_filled(foreground, axis)
             try:
                 planes = choose_planes(point, filled, None, spacing, "draw")
@@ -107,21 +98,6 @@ class Draws:
                 continue
             if leaves_enough_unseen(planes, filled):
                 return planes
-
-    def _policy(self, rng: np.random.Generator) -> str:
-        shares, other = self.settings, rng.random()
-        if other < shares.orthogonal:
-            return "orthogonal"
-        if other < shares.orthogonal + shares.tilted:
-            return "tilted"
-        return "uniform" if rng.random() < shares.uniform else "random"
-
-    def _given(self, rng: np.random.Generator) -> list[str] | None:
-        """Contrasts that the sections carry: any number of them, each as often as another; None for all."""
-        names = self.store.contrasts
-        if len(names) == 1 or rng.random() >= self.settings.fewer:
-            return None
-        return list(rng.choice(names, int(rng.integers(1, len(names))), replace=False))
 
 
 def residual(draw: Draw) -> Tensor:

@@ -25,6 +25,7 @@ from xdiff.data.store import Store
 from xdiff.errors import InputError
 from xdiff.gaussian import FIT_K
 from xdiff.gaussian_fit import fit
+from xdiff.kinds import Kinds
 from xdiff.local import LOG_STD, POWERS, Core, LocalNetwork, features, powers
 from xdiff.observation import NotEnoughSections, Point, choose_planes, leaves_enough_unseen, observe, well_filled
 from xdiff.planes import AXES, AXIS_NAMES
@@ -37,6 +38,7 @@ REGRESSED = 2**19  # voxels of the regression
 RIDGE = 1e-4  # relative to the power of each feature: with few training volumes much of a regression is theirs alone
 STD_SHARE = 0.1  # of the loss: what the standard deviation gets
 CALIBRATION_CASES = 60
+KINDS = Kinds(uniform=0.75)
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ class Case(NamedTuple):
 
 
 def fit_core(store: Store, split: Split, settings: CoreSettings, folder: Path | None = None, seed: int = 0) -> Core:
-    """Fit on leave-one-out cases of the training side: every K of FIT_K in turn, along random axes, three in four uniform and
-    one at random places, which may lie side by side; then in line with the validation side (see _calibrate).
+    """Fit on leave-one-out cases of the training side: every K of FIT_K in turn, of all KINDS, along random axes; then in line
+    with the validation side (see _calibrate).
 
     folder: where the core is kept, under a name that tells data, split and settings. Whatever asks for the same again - the
     next method, a training that resumes - takes it from there.
@@ -107,8 +109,7 @@ def _cases(core: Core, store: Store, subjects: list[str], size: tuple[int, int],
 
     def one(number: int) -> Case | None:
         rng = np.random.default_rng([seed, 77, number])
-        policy = "random" if rng.random() < 0.25 else "uniform"
-        point = Point(FIT_K[number % len(FIT_K)], AXIS_NAMES[rng.integers(3)], policy, 0.0, 1, "mean", number)
+        point = Point(FIT_K[number % len(FIT_K)], AXIS_NAMES[rng.integers(3)], *KINDS.policy(rng), 1, "mean", number)
         return _case(core, store, subjects[rng.integers(len(subjects))], point, size[1], rng)
 
     for axis in range(3):
@@ -128,11 +129,12 @@ def _case(core: Core, store: Store, subject: str, point: Point, voxels: int, rng
         return None
     if not leaves_enough_unseen(planes, foreground):
         return None
-    observation = observe(volume, planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm)
+    given = KINDS.contrasts(store.contrasts, rng)
+    observation = observe(volume, planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm, given)
     keep = core.linear.without_patient(patient_of(subject))
     gaussian, spread = core.linear.estimate_parts(observation, keep)
     residual = volume / observation.scale[:, None, None, None] - gaussian
-    hidden = ~observation.mask
+    hidden = ~observation.known.any(axis=0)
     chosen = rng.choice(np.flatnonzero(hidden), voxels)
     columns = _columns(core, View.of(observation, core.device), gaussian, spread, keep, chosen)
     return Case(columns, residual.reshape(len(residual), -1)[:, chosen], float((residual[:, hidden] ** 2).mean()))

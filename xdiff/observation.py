@@ -60,8 +60,8 @@ class Observation:
 
     @property
     def known(self) -> np.ndarray:
-        """(C, X, Y, Z) bool: voxels whose value is given exactly: those of thin sections of the array's axes, in the contrasts that
-        are given; nothing in the others."""
+        """(C, X, Y, Z) bool: voxels whose value is given exactly: those of thin sections of the array's axes, in the contrasts
+        that are given; nothing in the others."""
         return known_exactly(self.planes, self.shape) & np.array(self.given)[:, None, None, None]
 
     @cached_property

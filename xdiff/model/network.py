@@ -55,8 +55,8 @@ class Network(nn.Module):
 
 
 class Tokens(nn.Module):
-    """Summaries of the conditioning, (B, count, TOKEN_CHANNELS): its means over count equal boxes of the volume, projected. Several,
-    because attention over the single token of the official code is constant."""
+    """Summaries of the conditioning, (B, count, TOKEN_CHANNELS): its means over count equal boxes of the volume, projected.
+    Several, because attention over the single token of the official code is constant."""
 
     def __init__(self, maps: int, count: int) -> None:
         super().__init__()
