@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from xdiff.data.store import Store
+from xdiff.planes import Plane, adjoint, along, profiles
+from xdiff.view import View
 
 
 class _Kept(NamedTuple):
@@ -46,3 +48,41 @@ class Volumes:
         levels = np.rint((volume - lowest) / step).astype(np.uint8)
         arrays = (levels, lowest.astype(np.float32), step.astype(np.float32), foreground)
         return _Kept(*(torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for a in arrays))
+
+
+def observe_on(
+    volume: Tensor, planes: Sequence[Plane], spacing_mm: Sequence[float], norm: str, given: Tensor
+) -> tuple[View, list[Tensor], Tensor]:
+    """What observation.observe gives, for sections of the array's axes: a view, the sections (C, h, w) and the scale (C,), without
+    the volume (C, X, Y, Z) leaving its device. given (C,) bool."""
+    cut = [plane.cut(volume) for plane in planes]
+    scale = torch.ones(len(volume), device=volume.device)
+    if norm == "p99.5":
+        for c in given.nonzero().flatten().tolist():
+            values = torch.cat([s[c].flatten() for s in cut])
+            scale[c] = torch.quantile(values[values > 0], 0.995)
+    sections = [torch.where(given[:, None, None], s / scale[:, None, None], 0.0) for s in cut]
+    seen, thin, distance = _along_axes(planes, tuple(volume.shape[1:]), spacing_mm, volume.device)
+    mask = seen > 1e-9
+    evidence = adjoint(sections, planes, volume) / torch.where(mask, seen, 1.0)
+    return View(tuple(planes), tuple(spacing_mm), evidence, mask, given[:, None, None, None] & thin, distance, given), sections, scale
+
+
+def _along_axes(
+    planes: Sequence[Plane], shape: tuple[int, ...], spacing_mm: Sequence[float], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """W, voxels of thin planes and distance in mm, (X, Y, Z): of planes of the array's axes they follow from three lines."""
+    seen, thin, distance = (torch.zeros(shape, device=device), torch.zeros(shape, dtype=torch.bool, device=device), None)
+    for axis in range(3):
+        own = [p for p in planes if p.axis == axis]
+        if not own:
+            continue
+        lines = (
+            profiles(own, shape[axis]).sum(axis=0),
+            np.isin(np.arange(shape[axis]), [p.index for p in own if p.thin]),
+            np.min([p.distance_mm(shape, spacing_mm).ravel() for p in own], axis=0).astype(np.float32),
+        )
+        weight, exact, away = (torch.from_numpy(along(line, axis)).to(device) for line in lines)
+        seen, thin = seen + weight.float(), thin | exact
+        distance = away.expand(shape) if distance is None else torch.minimum(distance, away)
+    return seen, thin, distance
