@@ -310,9 +310,10 @@ def _tilted_kriging(
         for k, plane in enumerate(stack.planes):
             pixels = foot_pixels(plane, voxels, observation.spacing_mm)
             last = np.array(plane.size)[:, None] - 1
-            explained += weights[:, k] * cross[:, k] * ((pixels >= -0.5) & (pixels <= last + 0.5)).all(axis=0)
+            within = weights[:, k] * ((pixels >= -0.5) & (pixels <= last + 0.5)).all(axis=0)
+            explained += within * cross[:, k]
             for c in range(len(values)):
-                values[c] += weights[:, k] * ndimage.map_coordinates(missing[k][c], pixels, order=1, mode="constant")
+                values[c] += within * ndimage.map_coordinates(missing[k][c], pixels, order=1, mode="nearest")
         yield values.reshape(len(values), *across.shape[:2]).astype(np.float32), explained.reshape(across.shape[:2])
 
 
