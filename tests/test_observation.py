@@ -22,7 +22,8 @@ from xdiff.observation import (
     observe,
     points_of,
 )
-from xdiff.planes import AXES, AXIS_NAMES, Plane
+from xdiff.planes import AXES, AXIS_NAMES, ObliquePlane, Plane
+from xdiff.stacks import tilted_stack
 
 SHAPE = (20, 24, 40)
 POINT = Point(K=3, axis="axial", policy="uniform", thickness_mm=0.0, steps=1, estimate="mean", seed=0)
@@ -78,7 +79,7 @@ def test_tumour_swaps_the_nearest_uniform_section_for_the_largest_tumour_one() -
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.integers(1, 6), policies, st.sampled_from(AXIS_NAMES), st.integers(5, 20), st.integers(24, 33), st.integers(0, 3))
+@given(st.integers(1, 6), policies, st.sampled_from(AXIS_NAMES), st.integers(5, 17), st.integers(24, 33), st.integers(0, 3))
 def test_every_policy_gives_k_different_foreground_sections(
     k: int, policy: str, axis: str, first: int, last: int, seed: int
 ) -> None:
@@ -89,6 +90,37 @@ def test_every_policy_gives_k_different_foreground_sections(
     assert found == sorted(set(found))
     assert len(found) == k
     assert set(found) <= set(rows.tolist())
+
+
+@pytest.mark.parametrize(
+    ("k", "axis", "expected"),
+    [
+        (1, "coronal", ["coronal:12"]),
+        (2, "coronal", ["coronal:12", "axial:20"]),
+        (3, "axial", ["axial:20", "coronal:12", "sagittal:10"]),
+        (3, "sagittal", ["sagittal:10", "axial:20", "coronal:12"]),
+        (5, "axial", ["axial:14", "axial:25", "coronal:10", "coronal:14", "sagittal:10"]),
+    ],
+)
+def test_orthogonal_divides_the_sections_among_the_axes(k: int, axis: str, expected: list[str]) -> None:
+    """Foreground 3..16, 5..19, 4..35; K = 3 is a localizer: one section of every axis, each in the middle."""
+    planes = choose_planes(point(K=k, axis=axis, policy="orthogonal"), foreground(), None, (1.0, 1.0, 1.0), "s")
+    assert [p.name for p in planes] == expected
+    by_axis = {a: [p.index for p in planes if p.axis == AXES[a]] for a in AXIS_NAMES}
+    for name, chosen in by_axis.items():
+        assert not chosen or chosen == indices(point(K=len(chosen), axis=name))
+
+
+def test_orthogonal_sections_may_be_thick() -> None:
+    planes = choose_planes(point(policy="orthogonal", thickness_mm=5.0), foreground(), None, (1.0, 2.0, 2.5), "s")
+    assert [(p.axis, p.thickness) for p in planes] == [(2, 2.0), (1, 2.5), (0, 5.0)]
+
+
+def test_tilted_sections_are_oblique_parallel_and_thin() -> None:
+    planes = choose_planes(point(K=4, policy="tilted"), foreground(), None, (1.0, 1.0, 1.0), "s")
+    assert planes == tilted_stack(2, 4, foreground(), (1.0, 1.0, 1.0))
+    with pytest.raises(NotEnoughSections, match="sub-7: tilted sections are thin, thickness_mm is 5"):
+        choose_planes(point(policy="tilted", thickness_mm=5.0), foreground(), None, (1.0, 1.0, 1.0), "sub-7")
 
 
 def test_off_tumour_never_shows_the_tumour() -> None:
@@ -124,6 +156,32 @@ def test_a_quarter_of_the_sections_must_stay_unseen() -> None:
     assert not leaves_enough_unseen([Plane(2, i) for i in rows[:25]], foreground())
     assert leaves_enough_unseen([Plane(2, 6 + 3 * i, 3.0) for i in range(8)], foreground())
     assert not leaves_enough_unseen([Plane(2, 6 + 3 * i, 3.0) for i in range(9)], foreground())
+
+
+def test_of_a_thick_section_the_covered_part_counts() -> None:
+    """32 foreground sections, 12 of thickness 2 cover 24 of them and leave 8, a quarter; 13 leave less."""
+    assert leaves_enough_unseen([Plane(2, 5 + 2 * i, 2.0) for i in range(12)], foreground())
+    assert not leaves_enough_unseen([Plane(2, 5 + 2 * i, 2.0) for i in range(13)], foreground())
+
+
+def test_sections_of_several_axes_are_counted_in_voxels() -> None:
+    """A foreground of 14 x 15 x 32: 8 of 14, then 5 of 15 sections of the rest leave 6/14 x 10/15 = 2/7; 7 leave 6/14 x 8/15."""
+    mixed = [Plane(0, 4 + i) for i in range(8)]
+    assert leaves_enough_unseen([*mixed, *(Plane(1, 6 + i) for i in range(5))], foreground())
+    assert not leaves_enough_unseen([*mixed, *(Plane(1, 6 + i) for i in range(7))], foreground())
+
+
+@pytest.mark.parametrize(("count", "enough"), [(5, True), (20, True), (26, False)])
+def test_oblique_sections_count_as_one_voxel_thick(count: int, enough: bool) -> None:
+    """The foreground is 32 high and 15 deep: 32 cos + 14 sin = 35 voxels along the normal, of which `count` are covered."""
+    assert leaves_enough_unseen(tilted_stack(2, count, foreground(), (1.0, 1.0, 1.0)), foreground()) == enough
+
+
+def test_gap_is_between_parallel_sections() -> None:
+    assert gap_mm([Plane(2, 12), Plane(0, 3), Plane(2, 2)], (1.0, 1.0, 3.0)) == pytest.approx(30.0)
+    assert np.isnan(gap_mm([Plane(0, 1), Plane(1, 1), Plane(2, 1)], (1.0, 1.0, 1.0)))
+    tilted = [ObliquePlane((4, 5, z), (1, 0, 0), (0, 0.8, 0.6), (5, 5)) for z in (2, 3, 8)]
+    assert gap_mm(tilted, (1.0, 1.0, 1.0)) == pytest.approx(3 * 0.8)
 
 
 def test_gap_is_the_mean_distance_in_mm() -> None:

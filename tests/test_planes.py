@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xdiff.errors import InputError
 from xdiff.planes import (
     AXES,
     ObliquePlane,
@@ -18,10 +19,11 @@ from xdiff.planes import (
     cut,
     distance_mm,
     evidence,
+    parse_plane,
+    profiles,
     stack,
     unstack,
 )
-from xdiff.rotations import CubeRotation, cube_rotations
 
 SHAPE = (7, 8, 9)
 BRATS, UKB_LIKE = (240, 240, 155), (155, 240, 240)
@@ -142,6 +144,47 @@ def test_impossible_planes_are_refused(axis: int, thickness: float, wrong: str) 
         Plane(axis, 2, thickness)
 
 
+@quick
+@given(st.integers(0, 2), st.lists(st.tuples(st.integers(0, 6), st.floats(1.0, 6.0)), min_size=1, max_size=4))
+def test_cutting_sections_of_one_axis_is_a_matrix_along_it(axis: int, at: list[tuple[int, float]]) -> None:
+    x, planes = volume_of(), [Plane(axis, index, thickness) for index, thickness in at]
+    found = np.tensordot(profiles(planes, SHAPE[axis]), stack(x, axis), axes=1)
+    np.testing.assert_allclose(found, np.stack(cut(x, planes)), atol=1e-12)
+
+
+# Names --------------------------------------------------------------------------------------------------------------
+
+
+@quick
+@given(st.one_of(box_planes(), oblique_planes()))
+def test_a_plane_is_its_name(plane: Plane | ObliquePlane) -> None:
+    """Equal to the last bit: what was given is read from manifests again. Names hold nothing that separates names or columns."""
+    assert parse_plane(plane.name) == plane
+    assert not set(plane.name) & set(";\t ")
+
+
+@pytest.mark.parametrize(
+    ("plane", "name"),
+    [
+        (Plane(2, 12), "axial:12"),
+        (Plane(1, 3, 2.0), "coronal:3x2"),
+        (Plane(0, 3, np.float64(2.5)), "sagittal:3x2.5"),
+        (ObliquePlane((1.5, 2, 3), (1, 0, 0), (0, 0.6, -0.8), (4, 5)), "oblique:1.5/2.0/3.0/1.0/0.0/0.0/0.0/0.6/-0.8/4x5"),
+    ],
+)
+def test_names_are_plain(plane: Plane | ObliquePlane, name: str) -> None:
+    assert plane.name == name
+    assert parse_plane(name) == plane
+
+
+@pytest.mark.parametrize(
+    "name", ["", "axial", "axial:x", "diagonal:3", "axial:3x0.5", "oblique:1/2/3", "oblique:1/2/3/1/0/0/0/1/4x5", "oblique:a/b"]
+)
+def test_a_name_of_no_plane_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="name of a given plane"):
+        parse_plane(name)
+
+
 # Oblique planes ---------------------------------------------------------------------------------------------------
 
 
@@ -181,45 +224,7 @@ def test_pixels_far_outside_read_zero() -> None:
     assert not section[[0, 4]].any()
 
 
-# Rotations of the cube --------------------------------------------------------------------------------------------
-
-
-def test_there_are_24_proper_rotations() -> None:
-    turns = list(cube_rotations())
-    assert len(turns) == len(set(turns)) == 24
-    for turn in turns:
-        matrix = np.zeros((3, 3))
-        for new, (old, flipped) in enumerate(zip(turn.perm, turn.flip, strict=True)):
-            matrix[new, old] = -1 if flipped else 1
-        assert np.linalg.det(matrix) == pytest.approx(1)
-
-
-@pytest.mark.parametrize(
-    "turn", list(cube_rotations()), ids=lambda t: "".join(map(str, t.perm)) + "".join("-+"[not f] for f in t.flip)
-)
-def test_cutting_a_rotated_volume_gives_the_rotated_section(turn: CubeRotation) -> None:
-    """Bit-exact for every section of every axis, thin; thick sections to rounding; and the inverse turns back."""
-    x = volume_of()
-    turned = turn.volume(x)
-    assert turned.shape[1:] == tuple(SHAPE[p] for p in turn.perm)
-    for axis in range(3):
-        for index, thickness in itertools.product(range(SHAPE[axis]), (1.0, 2.5)):
-            plane = Plane(axis, index, thickness)
-            expected = turn.section(plane.cut(x), plane)
-            found = turn.plane(plane, SHAPE).cut(turned)
-            np.testing.assert_allclose(found, expected, rtol=0, atol=0 if plane.thin else 1e-12)
-            assert turn.inverse().plane(turn.plane(plane, SHAPE), turned.shape[1:]) == plane
-    np.testing.assert_array_equal(turn.inverse().volume(turned), x)
-
-
-@pytest.mark.parametrize("shape", [BRATS, UKB_LIKE])
-def test_rotations_at_the_papers_sizes(shape: tuple[int, int, int]) -> None:
-    x = np.random.default_rng(0).integers(0, 255, (1, *shape), dtype=np.uint8)
-    for turn in cube_rotations():
-        for axis, index in ((0, shape[0] - 1), (1, 17), (2, 3)):
-            plane = Plane(axis, index)
-            found = turn.plane(plane, shape).cut(turn.volume(x))
-            np.testing.assert_array_equal(found, turn.section(plane.cut(x), plane))
+# Stacking, tensors -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from xdiff.planes import ObliquePlane, Plane, adjoint, coverage, cut, project
+from xdiff.planes import ObliquePlane, Plane, _least_squares, adjoint, coverage, cut, project
 
 SHAPE = (7, 8, 9)
 BRATS, UKB_LIKE = (240, 240, 155), (155, 240, 240)
@@ -93,3 +93,61 @@ def test_contradicting_sections_give_the_least_squares_volume(planes: list, erro
         np.testing.assert_allclose(found[c].ravel(), expected, atol=2e-4)
     residual = [s - p.cut(found) for s, p in zip(sections, planes, strict=True)]
     assert np.abs(adjoint(residual, planes, found)).max() < 1e-4
+
+
+# Sections of one axis: the closed form -------------------------------------------------------------------------------
+
+
+@st.composite
+def parallel_thick_planes(draw: st.DrawFn) -> list[Plane]:
+    """Some thick, some perhaps thin, overlapping, perhaps one given twice."""
+    axis = draw(st.integers(0, 2))
+    thickness = st.one_of(st.just(1.0), st.floats(1.1, 5.0))
+    planes = draw(st.lists(st.builds(Plane, st.just(axis), st.integers(0, SHAPE[axis] - 1), thickness), min_size=1, max_size=4))
+    return [*planes, Plane(axis, 3, 2.5)] * draw(st.sampled_from([1, 1, 2]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(parallel_thick_planes(), st.integers(0, 2**31))
+def test_one_axis_equals_the_iterative_least_squares(planes: list[Plane], seed: int) -> None:
+    """Also on sections that contradict each other: both are the pseudo-inverse. Nearly equal planes make it large: relative."""
+    guess, rng = volume_of(seed), np.random.default_rng([seed, 1])
+    sections = [s + 0.1 * rng.standard_normal(s.shape) for s in cut(volume_of(seed + 1), planes)]
+    rows = np.stack([[dict(p.profile(SHAPE[p.axis])).get(r, 0.0) for r in range(SHAPE[p.axis])] for p in planes])
+    singular = np.linalg.svd(rows, compute_uv=False)
+    assume(singular[singular > 1e-9].min() > 0.05)
+    step = project(guess, sections, planes) - guess
+    expected = _least_squares([s - p.cut(guess) for s, p in zip(sections, planes, strict=True)], planes, guess.shape)
+    np.testing.assert_allclose(step, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_one_thick_section_is_met_to_rounding() -> None:
+    """Closed form: one step lands on the data, in float32 as well as in float64."""
+    plane = Plane(2, 4, 2.5)
+    for dtype, tolerance in ((np.float32, 1e-6), (np.float64, 1e-13)):
+        truth, guess = volume_of(1).astype(dtype), volume_of(2).astype(dtype)
+        found = project(guess, cut(truth, [plane]), [plane])
+        assert found.dtype == dtype
+        np.testing.assert_allclose(plane.cut(found), plane.cut(truth), atol=tolerance)
+        np.testing.assert_array_equal(found[..., [0, 1, 2, 6, 7, 8]], guess[..., [0, 1, 2, 6, 7, 8]])
+
+
+@pytest.mark.parametrize(
+    "planes",
+    [
+        [Plane(2, 3)],
+        [Plane(0, 2), Plane(1, 3), Plane(2, 5)],
+        [Plane(1, 2, 2.5), Plane(1, 5, 3.0)],
+        [Plane(0, 3, 2.0), Plane(0, 5)],
+    ],
+    ids=["thin", "crossing", "thick", "thick and thin"],
+)
+def test_tensors_are_projected_as_arrays_are(planes: list[Plane]) -> None:
+    torch = pytest.importorskip("torch")
+    truth, guess = volume_of(1).astype(np.float32), volume_of(2).astype(np.float32)
+    found = project(torch.from_numpy(guess), [torch.from_numpy(s.copy()) for s in cut(truth, planes)], planes)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), project(guess, cut(truth, planes), planes), atol=2e-6)
+    if all(p.thin for p in planes):
+        for plane in planes:
+            np.testing.assert_allclose(plane.cut(found.numpy()), plane.cut(truth), rtol=2e-7)

@@ -21,6 +21,8 @@ from xdiff.config import MethodEntry, Sweep, to_json
 from xdiff.data.split import make_split
 from xdiff.data.store import Store
 from xdiff.errors import InputError
+from xdiff.metrics.evaluate import evaluate, parse_given
+from xdiff.observation import Point, choose_planes
 from xdiff.sample import sample
 from xdiff.train import train
 
@@ -142,6 +144,55 @@ def test_points_left_out_are_listed_with_the_reason(field: Prepared, tmp_path: P
     assert "less than a quarter" in reasons[16, "uniform"]
     assert "18 foreground sections, 40 asked for" in reasons[40, "uniform"]
     assert "needs a labelled tumour" in reasons[1, "tumour"]
+
+
+TRIVIAL = ("zeros", "mean_template", "retrieval", "gaussian")
+POSES = Sweep(K=(3,), axis=("axial", "sagittal"), policy=("orthogonal", "tilted"))
+THICK = Sweep(K=(2,), policy=("uniform", "orthogonal"), thickness_mm=(3.0, 5.0))
+
+
+@pytest.mark.parametrize("kind", TRIVIAL)
+def test_other_poses_and_thick_slices_go_through_to_the_scores(heads: Prepared, tmp_path: Path, kind: str) -> None:
+    """Manifest, volumes and metrics of every point; what a row says was given is what was given."""
+    entry = MethodEntry("baselines.trivial", {"kind": kind})
+    for name, sweep, points in (("poses", POSES, 4), ("thick", THICK, 4)):
+        table = run(heads, entry, sweep, tmp_path / name)
+        assert len(table) == points * 2
+        assert not len(read_manifest(tmp_path / name / "out", kind="skipped"))
+        for row in table.to_dict("records"):
+            point = Point(*(row[k] for k in ("K", "axis", "policy", "thickness_mm", "steps", "estimate", "seed")))
+            spacing = heads.store.spacing_mm(row["subject"])
+            chosen = choose_planes(point, heads.store.foreground(row["subject"]), None, spacing, row["subject"])
+            assert parse_given(row["given"]) == chosen
+            assert len(row["indices"].split(",")) == row["K"]
+        scores = evaluate(tmp_path / name / "out" / "manifest-1-of-1.tsv")
+        unseen = scores[(scores["region"] == "unseen") & (scores["metric"] == "psnr")]
+        assert len(unseen) == points * 2 * 2  # subjects, contrasts
+        assert np.isfinite(unseen["value"]).all()
+
+
+def test_given_sections_of_other_poses_are_met(heads: Prepared, tmp_path: Path) -> None:
+    for name, sweep in (("poses", POSES), ("thick", THICK)):
+        for row in run(heads, RETRIEVAL, sweep, tmp_path / name).to_dict("records"):
+            raw = np.asarray(nib.load(row["prediction"]).dataobj)[None]
+            truth = (heads.store.volume(row["subject"]) * heads.store.scale(row["subject"])[:, None, None, None])[:1]
+            assert np.abs(raw - truth).max() > 100
+            for plane in parse_given(row["given"]):
+                np.testing.assert_allclose(plane.cut(raw), plane.cut(truth), atol=2e-3 * truth.max())
+
+
+def test_what_a_method_cannot_use_is_listed_and_the_rest_is_made(heads: Prepared, tmp_path: Path) -> None:
+    """Interpolation is along one axis: parallel sections of an axis, thin or thick."""
+    linear = MethodEntry("baselines.interpolation", {"kind": "linear"})
+    sweep = Sweep(K=(3,), policy=("uniform", "orthogonal", "tilted"), thickness_mm=(0.0, 3.0))
+    table = run(heads, linear, sweep, tmp_path)
+    assert {(p, t) for p, t in zip(table["policy"], table["thickness_mm"], strict=True)} == {("uniform", 0.0), ("uniform", 3.0)}
+    skipped = read_manifest(tmp_path / "out", kind="skipped")
+    reasons = {(r["policy"], r["thickness_mm"]): r["reason"] for r in skipped.to_dict("records")}
+    assert set(reasons) == {(p, t) for p in ("orthogonal", "tilted") for t in (0.0, 3.0)}
+    for policy, thickness in (("orthogonal", 0.0), ("orthogonal", 3.0), ("tilted", 0.0)):
+        assert "along the axis of the given sections" in reasons[policy, thickness]
+    assert "tilted sections are thin" in reasons["tilted", 3.0]
 
 
 def test_points_below_the_methods_least_k_are_no_rows(field: Prepared, tmp_path: Path) -> None:

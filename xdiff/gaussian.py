@@ -27,10 +27,11 @@ import numpy as np
 from scipy import linalg, ndimage
 
 from xdiff.observation import Observation
-from xdiff.planes import Plane, along, cut, distance_mm, evidence, profiles, project
+from xdiff.planes import Plane, along, cut, evidence, profiles, project
 from xdiff.stacks import Stack, foot_pixels, stacks
 
 FIT_K = (1, 2, 3, 5, 10, 31)
+NUGGET = 1e-5  # of the variance of a given section's residual
 
 
 @dataclass
@@ -229,44 +230,58 @@ class Posterior:
 
 def kriging_variance(observation: Observation, length_mm: float) -> np.ndarray:
     """Share (X, Y, Z) float32 of a residual's variance that the given sections leave open: 0 at thin ones, 1 far away."""
-    left = np.ones(observation.shape, dtype=np.float32)
-    for stack in stacks(observation.planes, observation.spacing_mm):
-        if stack.axis is None:
-            own = np.stack([1 - explained for _, explained in _tilted_kriging(stack, None, observation, length_mm)])
-        else:
-            scale, n = length_mm / observation.spacing_mm[stack.axis], observation.shape[stack.axis]
-            own = along(1 - _axis_kriging(stack.planes, n, scale)[1], stack.axis)
-        left = np.minimum(left, np.clip(own, 0, 1).astype(np.float32))
-    return left
+    directions = stacks(observation.planes, observation.spacing_mm)
+    told = [_stack_kriging(stack, None, observation, length_mm)[1] for stack in directions]
+    left = 1 - told[0] if len(told) == 1 else 1 / (1 + sum(_odds(explained) for explained in told))
+    return np.broadcast_to(np.clip(left, 0, 1), observation.shape).astype(np.float32)
+
+
+def _odds(explained: np.ndarray) -> np.ndarray:
+    """s / (1 - s), finite at the sections themselves."""
+    return explained / np.maximum(1 - explained, NUGGET)
 
 
 def spread_residual(volume: np.ndarray, observation: Observation, length_mm: float) -> np.ndarray:
     """Add what is missing at the given sections, fading with distance, and put the given sections in exactly; contrasts that are
     not given stay as they are.
 
-    Parallel sections, of an axis or tilted: kriging along their normal. Several directions: their predictions averaged by how
-    near their sections are.
+    Parallel sections, of an axis or tilted: kriging along their normal, which predicts p and explains a share s of the
+    variance. Several directions: sum of p / (1 - s) over 1 + sum of s / (1 - s), the best linear prediction where what they show
+    of a voxel is independent given the voxel, as it is for a correlation that is a product over orthogonal axes.
     """
     given = np.array(observation.given)[:, None, None]
     residual = [np.where(given, s - p.cut(volume), 0) for s, p in zip(observation.sections, observation.planes, strict=True)]
-    total, weight = np.zeros_like(volume), np.zeros(volume.shape[1:], dtype=np.float32)
     # a stack is in order, so that the result is the same, to the bit, in whatever order sections of one axis are given
-    for stack in stacks(observation.planes, observation.spacing_mm):
-        missing = [residual[i] for i in stack.members]
-        if stack.axis is None:
-            field_ = np.stack([values for values, _ in _tilted_kriging(stack, missing, observation, length_mm)], axis=1)
-        else:
-            n, spacing = volume.shape[stack.axis + 1], observation.spacing_mm[stack.axis]
-            coefficients = _axis_kriging(stack.planes, n, length_mm / spacing)[0]
-            field_ = np.moveaxis(np.tensordot(coefficients, np.stack(missing), axes=1), 0, stack.axis + 1)
-        near = np.exp(-distance_mm(stack.planes, observation.shape, observation.spacing_mm) / length_mm).astype(np.float32)
-        total += field_ * near
-        weight += near
-    spread = np.divide(total, weight, out=np.zeros_like(total), where=np.broadcast_to(weight > 1e-6, total.shape))
-    return project(volume + spread, observation.sections, observation.planes, observation.given)
+    told = [
+        _stack_kriging(stack, [residual[i] for i in stack.members], observation, length_mm)
+        for stack in stacks(observation.planes, observation.spacing_mm)
+    ]
+    if len(told) == 1:
+        spread = told[0][0]
+    else:
+        total = sum(predicted / np.maximum(1 - explained, NUGGET) for predicted, explained in told)
+        spread = total / (1 + sum(_odds(explained) for _, explained in told))
+    return project(volume + spread.astype(volume.dtype), observation.sections, observation.planes, observation.given)
 
 
-def _axis_kriging(planes: Sequence[Plane], length: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
+def _stack_kriging(
+    stack: Stack, missing: list[np.ndarray] | None, observation: Observation, length_mm: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """What parallel sections that miss `missing`, K of (C, h, w), predict, (C, X, Y, Z), and the share of the variance that
+    they explain, broadcastable to (X, Y, Z). Without `missing` the prediction is empty."""
+    if stack.axis is None:
+        rows = list(_tilted_kriging(stack, missing, observation, length_mm))
+        predicted, explained = np.stack([values for values, _ in rows], axis=1), np.stack([share for _, share in rows])
+    else:
+        n, spacing = observation.shape[stack.axis], observation.spacing_mm[stack.axis]
+        weights, share = axis_kriging(stack.planes, n, length_mm / spacing)
+        predicted, explained = np.empty(0), along(share, stack.axis)
+        if missing is not None:
+            predicted = np.moveaxis(np.tensordot(weights, np.stack(missing), axes=1), 0, stack.axis + 1)
+    return predicted, explained
+
+
+def axis_kriging(planes: Sequence[Plane], length: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
     """Weights (length, K) float32 of sections of one axis, and the share (length,) of the variance that they explain.
 
     Thick sections are known averages: with their profiles P and the correlation C of all rows, C P^T (P C P^T)^-1.
@@ -300,14 +315,15 @@ def _tilted_kriging(
         places = (voxels * observation.spacing_mm) @ np.array(stack.normal)
         cross = matern(places[:, None] - offsets, length_mm)
         weights = cross @ inverse
-        values, explained = np.zeros((len(observation.contrasts), len(voxels))), np.zeros(len(voxels))
+        values, explained = np.zeros((0 if missing is None else len(missing[0]), len(voxels))), np.zeros(len(voxels))
         for k, plane in enumerate(stack.planes):
             pixels = foot_pixels(plane, voxels, observation.spacing_mm)
             last = np.array(plane.size)[:, None] - 1
-            explained += weights[:, k] * cross[:, k] * ((pixels >= -0.5) & (pixels <= last + 0.5)).all(axis=0)
-            for c in range(0 if missing is None else len(values)):
-                values[c] += weights[:, k] * ndimage.map_coordinates(missing[k][c], pixels, order=1, mode="constant")
-        yield values.reshape(-1, *across.shape[:2]).astype(np.float32), explained.reshape(across.shape[:2])
+            within = weights[:, k] * ((pixels >= -0.5) & (pixels <= last + 0.5)).all(axis=0)
+            explained += within * cross[:, k]
+            for c in range(len(values)):
+                values[c] += within * ndimage.map_coordinates(missing[k][c], pixels, order=1, mode="nearest")
+        yield values.reshape(len(values), *across.shape[:2]).astype(np.float32), explained.reshape(across.shape[:2])
 
 
 def kriging_weights(indices: Sequence[int], length: int, scale: float) -> np.ndarray:
@@ -322,7 +338,7 @@ def kriging_weights(indices: Sequence[int], length: int, scale: float) -> np.nda
 
 def _solved(own: np.ndarray, right: np.ndarray) -> np.ndarray:
     """C_ss^-1 times `right`. A nugget keeps neighbouring sections solvable; what it leaves at them, the projection takes away."""
-    return np.linalg.solve(own + 1e-5 * np.eye(len(own)), right)
+    return np.linalg.solve(own + NUGGET * np.eye(len(own)), right)
 
 
 def matern(distance: np.ndarray, scale: float) -> np.ndarray:

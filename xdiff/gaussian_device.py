@@ -47,7 +47,7 @@ class DeviceGaussian:
         if view.exact and common_axis(view.planes) is not None:
             gram = self.linear.gram(view.planes, given)  # sums of Gram matrices of single sections
         else:
-            gram = sum((part.double() @ part.double().T for part in shown.split(COLUMNS, dim=1))).cpu().numpy()
+            gram = sum(part.double() @ part.double().T for part in shown.split(COLUMNS, dim=1)).cpu().numpy()
         inner = sum(p.double() @ d.double() for p, d in zip(shown.split(COLUMNS, dim=1), data.split(COLUMNS), strict=True))
         return gram, inner.cpu().numpy()
 
