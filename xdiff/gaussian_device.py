@@ -75,9 +75,9 @@ def spread_residual(volume: Tensor, view: View, sections: Sequence[Tensor], leng
     if len(told) == 1:
         spread = told[0][0]
     else:
-        left = [1 / (1 - explained).clamp(min=NUGGET) for _, explained in told]
-        total = sum(predicted * l for (predicted, _), l in zip(told, left, strict=True))
-        spread = total / (1 + sum(explained * l for (_, explained), l in zip(told, left, strict=True)))
+        trust = [1 / (1 - explained).clamp(min=NUGGET) for _, explained in told]
+        total = sum(predicted * t for (predicted, _), t in zip(told, trust, strict=True))
+        spread = total / (1 + sum(explained * t for (_, explained), t in zip(told, trust, strict=True)))
     return project(volume + spread, sections, view.planes, view.given.tolist())
 
 

@@ -12,13 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock
-from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
 from scipy import optimize
 from torch import Tensor
 from torch.nn import functional
 
+from xdiff.checkpoint import Tensors, keep_once
 from xdiff.config import digest
 from xdiff.data.split import Split, patient_of
 from xdiff.data.store import Store
@@ -69,14 +67,10 @@ def fit_core(store: Store, split: Split, settings: CoreSettings, folder: Path | 
     next method, a training that resumes - takes it from there.
     """
     key = digest([VERSION, store.fingerprint, split.side("train"), split.side("val"), asdict(settings), seed])
-    kept = folder / f"core-{key[:16]}.safetensors" if folder else None
-    if not kept:
+    if not folder:
         return _fit(store, split, settings, seed)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(kept.with_suffix(".lock")):  # methods train side by side: one fits, the others wait for it
-        if not kept.exists():
-            _write(_fit(store, split, settings, seed), kept)
-        return _read(kept)
+    # methods train side by side: one fits, the others wait for it
+    return _unpacked(keep_once(folder / f"core-{key[:16]}", lambda: _packed(_fit(store, split, settings, seed))))
 
 
 def _fit(store: Store, split: Split, settings: CoreSettings, seed: int) -> Core:
@@ -90,17 +84,16 @@ def _fit(store: Store, split: Split, settings: CoreSettings, seed: int) -> Core:
     return core
 
 
-def _write(core: Core, path: Path) -> None:
+def _packed(core: Core) -> Tensors:
     """Unlike weights, with the patients' names: a training leaves them out by name."""
-    partial = path.with_suffix(".partial")
-    save_file(core.tensors(), partial, {"patients": json.dumps(core.linear.patients)})
-    partial.rename(path)
+    names = json.dumps(core.linear.patients).encode()
+    return {**core.tensors(), "patients": np.frombuffer(names, np.uint8)}
 
 
-def _read(path: Path) -> Core:
-    core = Core.of(load_file(path))
-    with safe_open(path, "numpy") as file:
-        core.linear.patients = tuple(json.loads(file.metadata()["patients"]))
+def _unpacked(tensors: Tensors) -> Core:
+    names = tensors.pop("patients").tobytes()
+    core = Core.of(tensors)
+    core.linear.patients = tuple(json.loads(names))
     return core
 
 

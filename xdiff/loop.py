@@ -1,16 +1,14 @@
 """The training loop that all iterative methods share: EMA weights, cosine learning rate, validation, early stop, resuming.
 
 Everything random comes from (seed, step), so that an interrupted training and an undisturbed one see the same draws and,
-on the same machine, end in the same weights.
+on the same CPU, end in the same weights. On a GPU (cuda.py) products are made in bfloat16; weights, averages, moments and the
+loss are float32 everywhere.
 """
 
 from __future__ import annotations
 
 import copy
-import json
 import math
-import os
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -20,18 +18,26 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from xdiff import cuda
 from xdiff.budget import OutOfTime, time_left_s
+from xdiff.checkpoint import read_state, write_state
 from xdiff.config import from_dict
 from xdiff.draws import DrawSettings
+from xdiff.errors import InputError
 from xdiff.local_fit import CoreSettings
+from xdiff.progress import Progress
 
+CHECKPOINT = "checkpoint.json"  # the index; its shards lie beside it
 CHECKPOINT_SECONDS = 60.0
+CPU = torch.device("cpu")
 AHEAD = 3  # batches prepared in advance
+LOOK_EVERY = 50  # steps between looks at the losses on a GPU, which stands still while it is looked at
+COUNTERS = (
+    *("step", "best_step", "best_score", "seconds", "check_seconds", "shares_checked"),
+    *("checks_since_best", "loss_sum", "loss_count"),
+)
 
 Scores = dict[str, dict[int, dict[str, float]]]  # side -> K -> {"psnr": dB, "gaussian": dB}
 
@@ -54,15 +60,28 @@ class Problem(Protocol):
 @dataclass(frozen=True)
 class LoopSettings:
     """steps of AdamW with a cosine learning rate; ema: decay of the averaged weights, which are the ones validated and kept;
-    patience: checks without a better one before training stops (0: never)."""
+    patience: checks without a better one before training stops (0: never).
+
+    minutes: where above 0, the learning rate falls, and training ends, by the clock: after that many minutes of training over
+    all resumptions. Steps and the waits for their data count, checks and checkpoints do not, so that checking more often does
+    not train less. `steps` is then an upper bound, and the schedule is as far as the further one of the two.
+    checks: so many, at equal shares of the schedule; 0: one every validate_every steps. A last one is made at the end anyway.
+    """
 
     steps: int = 2000
+    minutes: float = 0.0
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     ema: float = 0.998
     validate_every: int = 250
+    checks: int = 0
     patience: int = 0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("minutes", "checks"):
+            if getattr(self, name) < 0:
+                raise InputError(f"methods.*.params.{name}", getattr(self, name), "0 (not used) or more")
 
 
 @dataclass(frozen=True)
@@ -88,26 +107,30 @@ def fit(problem: Problem, settings: LoopSettings, workdir: Path) -> dict[str, Te
     Raises OutOfTime, with a checkpoint written, where the time budget ends first.
     """
     trainer = Trainer(problem, settings)
-    trainer.resume(workdir / "checkpoint.safetensors")
+    trainer.resume(workdir / CHECKPOINT)
     size = sum(p.numel() for p in problem.network.parameters())
-    print(f"training {size} parameters from step {trainer.step} of {settings.steps} on {trainer.device}", flush=True)
-    with _Progress(trainer, workdir) as progress:
+    print(f"training {size} parameters from {trainer.place} on {trainer.device}", flush=True)
+    with cuda.fast_kernels(trainer.device), Progress(trainer, workdir) as progress:
         if trainer.step == 0:  # the untrained network is a candidate too: training that only harms is not kept
             progress.after_check(trainer.check(), trainer.first_loss())
         saved = time.perf_counter()
-        for batch, waited in _batches(problem, trainer.step, settings.steps):
-            if trainer.stopped:
-                break
+        for batch, waited in _batches(problem, trainer.step, trainer.step if trainer.ended else settings.steps, trainer.device):
+            trainer.seconds += waited
             progress.after_step(trainer.update(batch), waited)
-            if trainer.step % settings.validate_every == 0 or trainer.step == settings.steps:
-                progress.after_check(trainer.check(), trainer.mean_loss())
             spent = time_left_s() <= 0
-            if spent or time.perf_counter() - saved > CHECKPOINT_SECONDS:
-                trainer.save(workdir / "checkpoint.safetensors")
+            save = spent or time.perf_counter() - saved > CHECKPOINT_SECONDS
+            if save:
+                trainer.flush()  # which takes time, and may end the minutes: before it is asked whether they have ended
+            if trainer.check_is_due:
+                progress.after_check(trainer.check(), trainer.mean_loss())
+            if save:
+                trainer.save(workdir / CHECKPOINT)
                 saved = time.perf_counter()
-            if spent and trainer.step < settings.steps and not trainer.stopped:
-                raise OutOfTime(f"step {trainer.step} of {settings.steps}")
-    trainer.save(workdir / "checkpoint.safetensors")
+            if trainer.ended:
+                break
+            if spent:
+                raise OutOfTime(trainer.place)
+    trainer.save(workdir / CHECKPOINT)
     print(f"best at step {trainer.best_step}: validation score {trainer.best_score:+.3f} dB")
     return trainer.best
 
@@ -117,57 +140,122 @@ class Trainer:
 
     def __init__(self, problem: Problem, settings: LoopSettings) -> None:
         self.problem, self.settings = problem, settings
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = cuda.training_device()
+        self.fast = cuda.is_fast(self.device)
+        self.look_every = LOOK_EVERY if self.fast else 1
+        self.queue = cuda.Queue(self.device)
         self.network = problem.network.to(self.device)
+        if self.fast:
+            cuda.channels_last(self.network)
         self.average = copy.deepcopy(self.network).eval()
         self.best = {k: v.clone() for k, v in self.average.state_dict().items()}
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        rate, decay = settings.learning_rate, settings.weight_decay
+        self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=rate, weight_decay=decay, fused=self.fast or None)
         self.step = self.best_step = 0
         self.best_score = -math.inf
-        self.seconds = 0.0  # trained so far, over all resumptions
-        self.checks_since_best = 0
+        self.seconds = self.check_seconds = 0.0  # trained and checked so far, over all resumptions
+        self.checks_since_best = self.shares_checked = 0
         self.loss_sum, self.loss_count = 0.0, 0  # since the last check
+        self.unseen: list[tuple[int, Tensor]] = []  # step, and on the device its loss and gradient norm
 
     @property
-    def stopped(self) -> bool:
-        return 0 < self.settings.patience <= self.checks_since_best
+    def by_clock(self) -> bool:
+        return self.settings.minutes > 0
 
-    def update(self, batch: Any) -> float:
-        """One optimiser step; returns the loss."""
-        started = time.perf_counter()
+    @property
+    def schedule(self) -> tuple[float, float]:
+        """How much of the schedule is done, and the whole: in steps, or by the clock in trained seconds."""
         settings = self.settings
-        warm_up = min(1.0, (self.step + 1) / min(100, max(1, settings.steps // 10)))
-        rate = settings.learning_rate * warm_up * 0.5 * (1 + math.cos(math.pi * self.step / settings.steps))
+        if not self.by_clock:
+            return self.step, settings.steps
+        whole = 60 * settings.minutes
+        return min(whole, max(self.seconds, whole * self.step / settings.steps)), whole
+
+    @property
+    def place(self) -> str:
+        place = f"step {self.step} of {self.settings.steps}"
+        return place + (f", minute {self.seconds / 60:.1f} of {self.settings.minutes:g}" if self.by_clock else "")
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to train: the schedule has ended, or patience."""
+        done, whole = self.schedule
+        return done >= whole or 0 < self.settings.patience <= self.checks_since_best
+
+    @property
+    def check_is_due(self) -> bool:
+        if self.ended:
+            return True
+        if self.settings.checks:
+            return self._share() > self.shares_checked
+        return self.step % self.settings.validate_every == 0
+
+    def _share(self) -> int:
+        done, whole = self.schedule
+        return int(done * self.settings.checks / whole)
+
+    def update(self, batch: Any) -> float | None:
+        """One optimiser step; returns its loss, on a GPU every LOOK_EVERY steps the mean of theirs and else None."""
+        started = time.perf_counter()
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        loss = self.problem.loss(self.network, batch, self._generator())
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        value = loss.item()
-        if not math.isfinite(value + norm.item()):  # before it reaches the weights, which the next checkpoint would keep
-            found = f"loss {value}, gradient norm {norm.item()} at step {self.step + 1}"
-            raise FloatingPointError(f"{found}, expected finite ones; the last checkpoint is kept")
-        self.optimiser.step()
-        self.step += 1
-        self.loss_sum, self.loss_count = self.loss_sum + value, self.loss_count + 1
-        # a short memory at first, so that a short training is not mostly its beginning
-        decay = min(settings.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
+            group["lr"] = self._rate()
+        with self.queue.step(batch):
+            loss = self._loss(batch)
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+            self.unseen.append((self.step + 1, torch.stack([loss.detach(), norm])))
+            # on a CPU before it reaches the weights, on a GPU before the weights reach a check or a checkpoint
+            value = self._look() if len(self.unseen) >= self.look_every else None
+            self.optimiser.step()
+            self.step += 1
+            # a short memory at first, so that a short training is not mostly its beginning
+            decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
         self.seconds += time.perf_counter() - started
         return value
+
+    def _rate(self) -> float:
+        """Learning rate of the step to come: a short rise, then a cosine over the schedule."""
+        settings, (done, whole) = self.settings, self.schedule
+        warm_up = min(1.0, (self.step + 1) / min(100, max(1, settings.steps // 10)))
+        return settings.learning_rate * warm_up * 0.5 * (1 + math.cos(math.pi * done / whole))
+
+    def _loss(self, batch: Any) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.fast):
+            return self.problem.loss(self.network, batch, self._generator()).float()
 
     def first_loss(self) -> float:
         """Loss of the untrained network on the first batch."""
         with torch.no_grad():
-            return self.problem.loss(self.network, self.problem.batch(0), self._generator()).item()
+            return self._loss(self.problem.batch(0)).item()
 
     def _generator(self) -> torch.Generator:
         """Of the noise of the step to come."""
         return torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.step)
+
+    def _look(self) -> float:
+        """Mean loss of the steps not looked at before. Raises FloatingPointError where one has a loss or a gradient that is not
+        finite, and again whenever it is asked: then nothing can be checked or saved any more."""
+        values = torch.stack([value for _, value in self.unseen]).tolist()
+        for (step, _), (loss, norm) in zip(self.unseen, values, strict=True):
+            if not math.isfinite(loss + norm):
+                found = f"loss {loss}, gradient norm {norm} at step {step}"
+                raise FloatingPointError(f"{found}, expected finite ones; the last checkpoint is kept")
+        self.unseen.clear()
+        losses = [loss for loss, _ in values]
+        for loss in losses:
+            self.loss_sum, self.loss_count = self.loss_sum + loss, self.loss_count + 1
+        return sum(losses) / len(losses)
+
+    def flush(self) -> None:
+        """Wait for the device, and look at what was not looked at."""
+        started = time.perf_counter()
+        if self.unseen:
+            self._look()
+        self.queue.drain()
+        self.seconds += time.perf_counter() - started
 
     def mean_loss(self) -> float:
         """Mean training loss since it was last asked for."""
@@ -177,6 +265,8 @@ class Trainer:
 
     def check(self) -> dict[str, Any]:
         """Validate the averaged weights, keep them if they are the best; returns the record for the history."""
+        self.flush()
+        self.shares_checked = self._share()
         started = time.perf_counter()
         score, scores = self.problem.validate(self.average)
         score = float(score)  # of numpy's, the checkpoint could not be read
@@ -185,112 +275,52 @@ class Trainer:
         if best:
             self.best_score, self.best_step = score, self.step
             self.best = {k: v.clone() for k, v in self.average.state_dict().items()}
-        self.seconds += time.perf_counter() - started
-        counters = {"step": self.step, "seconds": round(self.seconds, 1)}
+        self.check_seconds += time.perf_counter() - started
+        counters = {"step": self.step, "seconds": round(self.seconds, 1), "check_seconds": round(self.check_seconds, 1)}
         rate = self.optimiser.param_groups[0]["lr"]
         return {**counters, "learning_rate": rate, "score": round(score, 4), "best": best, **scores}
 
     def save(self, path: Path) -> None:
-        """Write everything needed to go on, atomically, without pickle."""
+        """Write everything needed to go on: `path` and shards beside it (write_state)."""
+        self.flush()
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
         for i, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{i}.{name}": value for name, value in state.items()}
-        counters = ("step", "best_step", "best_score", "seconds", "checks_since_best", "loss_sum", "loss_count")
-        metadata = {name: repr(getattr(self, name)) for name in counters}
-        temporary = path.with_suffix(".tmp")
-        save_file({k: v.contiguous().clone() for k, v in tensors.items()}, temporary, metadata=metadata)
-        os.replace(temporary, path)
+        arrays = {k: v.detach().cpu().numpy() for k, v in tensors.items()}
+        write_state(path, arrays, {name: getattr(self, name) for name in COUNTERS})
 
     def resume(self, path: Path) -> None:
         """Go on from a checkpoint, where there is one."""
         if not path.exists():
             return
-        with safe_open(path, framework="pt") as handle:
-            metadata, tensors = handle.metadata(), {k: handle.get_tensor(k) for k in handle.keys()}  # noqa: SIM118
-        for name in ("step", "best_step", "checks_since_best", "loss_count"):
-            setattr(self, name, int(metadata[name]))
-        for name in ("best_score", "seconds", "loss_sum"):
-            setattr(self, name, float(metadata[name]))
+        arrays, counters = read_state(path)
+        tensors = {k: torch.from_numpy(v) for k, v in arrays.items()}
+        for name in COUNTERS:
+            setattr(self, name, counters[name])
         for name, module in (("network.", self.network), ("average.", self.average)):
             module.load_state_dict({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
         self.best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
-        state: dict[int, dict] = {}
+        parameters, state = list(self.network.parameters()), {}
         for key, value in tensors.items():
             if key.startswith("optimiser."):
                 _, i, name = key.split(".", 2)
-                state.setdefault(int(i), {})[name] = value
+                # in the memory format of its weight, which a fused optimiser relies on
+                like = torch.empty_like(parameters[int(i)]).copy_(value) if value.ndim else value
+                state.setdefault(int(i), {})[name] = like
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
 
 
-def _batches(problem: Problem, first: int, steps: int) -> Iterator[tuple[Any, float]]:
+def _batches(problem: Problem, first: int, steps: int, device: torch.device = CPU) -> Iterator[tuple[Any, float]]:
     """Batches of the steps first..steps-1, some prepared ahead in a thread, each with the seconds waited for it."""
+    make = cuda.in_own_stream(problem.batch, device)
     with ThreadPoolExecutor(1) as pool:
-        queue = deque(pool.submit(problem.batch, step) for step in range(first, min(first + AHEAD, steps)))
+        queue = deque(pool.submit(make, step) for step in range(first, min(first + AHEAD, steps)))
         for step in range(first, steps):
             started = time.perf_counter()
             batch = queue.popleft().result()
             waited = time.perf_counter() - started
             if step + AHEAD < steps:
-                queue.append(pool.submit(problem.batch, step + AHEAD))
+                queue.append(pool.submit(make, step + AHEAD))
             yield batch, waited
-
-
-class _Progress:
-    """Progress bar, history.jsonl and TensorBoard event files of one run."""
-
-    def __init__(self, trainer: Trainer, workdir: Path) -> None:
-        self.trainer, self.workdir = trainer, workdir
-        self.waited = 0.0
-
-    def __enter__(self) -> _Progress:
-        # into a log file a line now and then, on a terminal a bar that moves
-        interval = 0.5 if sys.stderr.isatty() else 30.0
-        self.bar = tqdm(
-            total=self.trainer.settings.steps, initial=self.trainer.step, unit="step", mininterval=interval, maxinterval=interval
-        )
-        self.board = _tensorboard(self.workdir / "tensorboard", self.trainer.step + 1)
-        self.started = time.perf_counter()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.close()
-        if self.board:
-            self.board.close()
-
-    @property
-    def waiting(self) -> float:
-        """Share of this run's time spent waiting for data."""
-        return self.waited / max(time.perf_counter() - self.started, 1e-9)
-
-    def after_step(self, loss: float, waited: float) -> None:
-        self.waited += waited
-        self.bar.set_postfix_str(f"loss {loss:.3f}, waiting for data {self.waiting:.1%}", refresh=False)
-        self.bar.update()
-        if self.board:
-            self.board.add_scalar("loss", loss, self.trainer.step)
-
-    def after_check(self, record: dict[str, Any], loss: float) -> None:
-        record = {**record, "loss": round(loss, 5), "waiting": round(self.waiting, 4)}
-        with (self.workdir / "history.jsonl").open("a") as handle:
-            handle.write(json.dumps(record) + "\n")
-        tqdm.write(json.dumps(record), file=sys.stdout)
-        sys.stdout.flush()
-        for side in ("validation", "training"):
-            for k, score in record.get(side, {}).items():
-                if self.board:
-                    self.board.add_scalar(f"gain_db/{side}/K{k}", score["psnr"] - score["gaussian"], record["step"])
-
-
-def _tensorboard(folder: Path, first: int) -> Any:
-    """A writer of event files, or None, and a word, where the package is missing (a machine without a network).
-
-    Steps from `first` on that a killed run wrote after its last checkpoint are hidden.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        print(f"no TensorBoard event files: {error}")
-        return None
-    return SummaryWriter(folder, purge_step=first)

@@ -27,8 +27,8 @@ def read(store: Store, subject: str, device: torch.device | str = "cpu") -> tupl
 
 
 class Volumes:
-    """`volumes(subject)` is `read`; resident: kept on the device from the start, at 8 bits, an error of at most 1/510 of the range
-    of values (62 brains at 1.5 mm are 130 MB, so that cutting sections out of them never waits for a disk)."""
+    """`volumes(subject)` is `read`; resident: kept on the device from the start, at 8 bits, an error of at most 1/510 of the
+    range of values (62 brains at 1.5 mm are 130 MB, so that cutting sections out of them never waits for a disk)."""
 
     def __init__(self, store: Store, subjects: Sequence[str], device: torch.device, resident: bool | None = None) -> None:
         self.store, self.device = store, device
@@ -53,8 +53,8 @@ class Volumes:
 def observe_on(
     volume: Tensor, planes: Sequence[Plane], spacing_mm: Sequence[float], norm: str, given: Tensor
 ) -> tuple[View, list[Tensor], Tensor]:
-    """What observation.observe gives, for sections of the array's axes: a view, the sections (C, h, w) and the scale (C,), without
-    the volume (C, X, Y, Z) leaving its device. given (C,) bool."""
+    """What observation.observe gives, for sections of the array's axes: a view, the sections (C, h, w) and the scale (C,),
+    without the volume (C, X, Y, Z) leaving its device. given (C,) bool."""
     cut = [plane.cut(volume) for plane in planes]
     scale = torch.ones(len(volume), device=volume.device)
     if norm == "p99.5":
@@ -65,7 +65,8 @@ def observe_on(
     seen, thin, distance = _along_axes(planes, tuple(volume.shape[1:]), spacing_mm, volume.device)
     mask = seen > 1e-9
     evidence = adjoint(sections, planes, volume) / torch.where(mask, seen, 1.0)
-    return View(tuple(planes), tuple(spacing_mm), evidence, mask, given[:, None, None, None] & thin, distance, given), sections, scale
+    view = View(tuple(planes), tuple(spacing_mm), evidence, mask, given[:, None, None, None] & thin, distance, given)
+    return view, sections, scale
 
 
 def _along_axes(
