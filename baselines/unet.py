@@ -7,7 +7,7 @@ the start. MONAI's residual U-Net.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xdiff.checkpoint import Tensors, read_weights
+from xdiff.cuda import training_device
 from xdiff.data.split import Split
 from xdiff.data.store import Store
 from xdiff.draws import Checks, Draws, importance, mean_gain, residual
@@ -124,7 +125,8 @@ def regress(network: nn.Module, view: View, known: Estimate) -> Tensor:
 def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
     """Train on the training side, resuming from `workdir`: network and core."""
     settings = Settings.of(params)
-    core = fit_core(store, split, settings.core, workdir.parents[1])
+    split = split.with_training(settings.patients)
+    core = replace(fit_core(store, split, settings.core, workdir.parents[1]), base=settings.base)
     draws = Draws(store, split.side("train"), core, settings.draws)
     problem = Regression(draws, Checks(draws, split, settings.validate_k, settings.validate_subjects), settings)
     best = run(problem, settings, workdir)
@@ -134,20 +136,19 @@ def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
 
 def load(weights: Path) -> UNetReconstructor:
     tensors, config = read_weights(weights)
-    network = Settings.of(config["params"]).network(len(config["contrasts"]))
+    settings = Settings.of(config["params"])
+    network = settings.network(len(config["contrasts"]))
     state = {name.removeprefix("network."): torch.from_numpy(a) for name, a in tensors.items() if name.startswith("network.")}
     network.load_state_dict(state)
-    return UNetReconstructor(network.eval(), tensors)
+    return UNetReconstructor(network.eval(), Core.of(tensors, settings.base, training_device()))
 
 
 class UNetReconstructor:
     """A trained U-Net, ready to reconstruct."""
 
-    def __init__(self, network: ResidualUNet, tensors: Tensors) -> None:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.network = network.to(device)
-        self.core = Core.of(tensors, device=device)
-        if device.type == "cuda":
+    def __init__(self, network: ResidualUNet, core: Core) -> None:
+        self.network, self.core = network.to(core.device), core
+        if core.device.type == "cuda":
             self.device_name = torch.cuda.get_device_name()
 
     def reconstruct(

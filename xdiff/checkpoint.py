@@ -24,6 +24,7 @@ from xdiff.errors import InputError
 Tensors = dict[str, np.ndarray]
 FILE = "weights.safetensors"
 CONFIG = "config.json"
+HISTORY = "history.jsonl"  # what an iterative method leaves in its workdir, one JSON object per validation check
 SHARD_MIB = 15  # a machine that is lent gives back no file above 16
 HEADER_BYTES = 2**16  # of a shard, for its metadata
 ENTRY_BYTES = 256  # of the header for one array, besides its name

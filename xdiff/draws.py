@@ -14,11 +14,12 @@ from torch import Tensor
 from xdiff.augment import Augmentation
 from xdiff.data.split import Split, patient_of
 from xdiff.data.store import Store
+from xdiff.gaussian_device import supports
 from xdiff.kinds import Kinds
 from xdiff.local import Core, Estimate
 from xdiff.observation import NotEnoughSections, Point, choose_planes, leaves_enough_unseen, observe, well_filled
 from xdiff.planes import AXIS_NAMES, AnyPlane
-from xdiff.resident import Volumes, read
+from xdiff.resident import Volumes, observe_on, read
 from xdiff.view import View
 
 ECHO = 4  # draws made between the uses of one in two places of a batch
@@ -45,12 +46,19 @@ class Draw:
 
 
 class Draws:
-    """Random cases from the training side, each a function of its generator alone, made on the core's device."""
+    """Random cases from the training side, each a function of its generator alone, on the core's device.
 
-    def __init__(self, store: Store, subjects: Sequence[str], core: Core, settings: DrawSettings) -> None:
+    resident: the cohort stays on the device and cases are made there, without a copy to the CPU but for oblique sections; by
+    default on a GPU.
+    """
+
+    def __init__(
+        self, store: Store, subjects: Sequence[str], core: Core, settings: DrawSettings, resident: bool | None = None
+    ) -> None:
         self.store, self.core, self.settings = store, core, settings
         self.subjects = list(subjects)
-        self.volumes = Volumes(store, self.subjects, core.device)
+        self.resident = core.device.type == "cuda" if resident is None else resident
+        self.volumes = Volumes(store, self.subjects, core.device, self.resident)
         self._recent: dict[tuple[int, int], Draw] = {}
 
     def of_step(self, seed: int, step: int, count: int) -> list[Draw]:
@@ -79,11 +87,15 @@ class Draws:
         self, subject: str, volume: Tensor, foreground: Tensor, planes: list[AnyPlane], given: list[str] | None = None
     ) -> Draw:
         """A volume of a subject, changed or not, seen through `planes`; its patient is left out of the core."""
-        store = self.store
-        seen = (planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm, given)
-        observation = observe(volume.cpu().numpy(), *seen)
-        view, known = self.core.known(observation, patient_of(subject))
-        scale = torch.from_numpy(observation.scale).to(volume.device)
+        store, spacing = self.store, self.store.spacing_mm(subject)
+        if self.resident and supports(planes):
+            carried = torch.tensor([given is None or name in given for name in store.contrasts], device=volume.device)
+            view, sections, scale = observe_on(volume, planes, spacing, store.norm, carried)
+            known = self.core.known_on_device(view, sections, patient_of(subject))
+        else:
+            observation = observe(volume.cpu().numpy(), planes, store.contrasts, spacing, store.frame, store.norm, given)
+            view, known = self.core.known(observation, patient_of(subject))
+            scale = torch.from_numpy(observation.scale).to(volume.device)
         return Draw(view, volume / scale[:, None, None, None], known, foreground)
 
     def _planes(self, rng: np.random.Generator, foreground: np.ndarray, spacing: tuple) -> list[AnyPlane]:

@@ -11,7 +11,7 @@ trained from the gaussian row alone for 1500 steps on brains at 4 mm learned nex
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from torch.nn import functional
 from xdiff.errors import InputError
 from xdiff.filters import curvature, gradient, laplace, smooth
 from xdiff.gaussian import LinearGaussian
+from xdiff.gaussian_device import DeviceGaussian
 from xdiff.gaussian_fit import from_tensors, to_tensors
 from xdiff.observation import Observation
 from xdiff.planes import project
@@ -118,11 +119,24 @@ class Core:
         view = View.of(observation, self.device)
         parts = (torch.from_numpy(a).to(self.device) for a in self.linear.estimate_parts(observation, keep))
         known = self.refine(view, *parts, keep)
-        if not view.exact:
-            # of thick and oblique sections only averages are given: the correction moves what makes them up
-            met = project(known.corrected.cpu().numpy(), observation.sections, observation.planes)
-            known = known._replace(corrected=torch.from_numpy(met).to(self.device))
-        return view, known
+        if view.exact:
+            return view, known
+        # of thick and oblique sections only averages are given: the correction moves what makes them up
+        met = project(known.corrected.cpu().numpy(), observation.sections, observation.planes, observation.given)
+        return view, known._replace(corrected=torch.from_numpy(met).to(self.device))
+
+    def known_on_device(self, view: View, sections: Sequence[Tensor], patient: str | tuple[str, ...] | None = None) -> Estimate:
+        """As `known`, from sections (C, h, w) on the core's device, where everything stays; of planes that
+        gaussian_device.supports."""
+        keep = self.linear.without_patient(patient)
+        known = self.refine(view, *self._on_device.estimate_parts(view, sections, keep), keep)
+        if view.exact:
+            return known
+        return known._replace(corrected=project(known.corrected, sections, view.planes, view.given.tolist()))
+
+    @cached_property
+    def _on_device(self) -> DeviceGaussian:
+        return DeviceGaussian(self.linear, self.device)
 
     @torch.inference_mode()
     def refine(self, view: View, gaussian: Tensor, spread: Tensor, keep: np.ndarray | None) -> Estimate:

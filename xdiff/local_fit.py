@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from xdiff.checkpoint import Tensors, keep_once
 from xdiff.config import digest
+from xdiff.cuda import training_device
 from xdiff.data.split import Split, patient_of
 from xdiff.data.store import Store
 from xdiff.errors import InputError
@@ -75,13 +76,14 @@ def fit_core(store: Store, split: Split, settings: CoreSettings, folder: Path | 
 
 def _fit(store: Store, split: Split, settings: CoreSettings, seed: int) -> Core:
     linear = fit(store, split, settings.max_volumes)
-    blank = Core(linear, LocalNetwork(1, 1))
+    blank = Core(linear, LocalNetwork(1, 1).to(training_device()))
     cases = list(_cases(blank, store, split.side("train"), (settings.cases, settings.voxels), seed))
     if not cases:
         raise InputError(store.folder, f"training volumes too small for {FIT_K[0]} given section", "more foreground sections")
-    core = Core(linear, train_network(cases, settings, seed))
-    _calibrate(core, store, split, settings.voxels, seed)
-    return core
+    network = train_network(cases, settings, seed)
+    if split.side("val"):
+        _calibrate(network, list(_cases(blank, store, split.side("val"), (CALIBRATION_CASES, settings.voxels), seed + 1)))
+    return Core(linear, network.to(blank.device))
 
 
 def _packed(core: Core) -> Tensors:
@@ -92,7 +94,7 @@ def _packed(core: Core) -> Tensors:
 
 def _unpacked(tensors: Tensors) -> Core:
     names = tensors.pop("patients").tobytes()
-    core = Core.of(tensors)
+    core = Core.of(tensors, device=training_device())
     core.linear.patients = tuple(json.loads(names))
     return core
 
@@ -202,14 +204,13 @@ def _regress(known: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
     return (unit * torch.linalg.solve(scaled, right * unit)).reshape(-1, POWERS).float()
 
 
-def _calibrate(core: Core, store: Store, split: Split, voxels: int, seed: int) -> None:
-    """On the validation side: shrink the regression and what the network adds to it to the shares that serve best there, then
+def _calibrate(network: LocalNetwork, cases: list[Case]) -> None:
+    """On cases of the validation side: shrink the regression and what the network adds to it to the shares that serve best there, then
     replace log std by the a + b log std that is likeliest. On its own training volumes the correction errs less, most of all
-    where there is most to err about. Without a validation side all stay as they are."""
-    cases = list(_cases(core, store, split.side("val"), (CALIBRATION_CASES, voxels), seed + 1)) if split.side("val") else []
+    where there is most to err about. Without cases all stay as they are."""
     if not cases:
         return
-    network, found = core.network, []
+    found = []
     for case in cases:
         with torch.inference_mode():
             known = network.standardised(torch.from_numpy(case.columns)).flatten(0, 1)

@@ -87,9 +87,12 @@ class LoopSettings:
 @dataclass(frozen=True)
 class TrainingSettings(LoopSettings):
     """What the parameters of all iterative methods have in common: the loop; volumes of a training step; the K and the number
-    of subjects on which it is checked; the estimate it starts from, and how cases are drawn. A method adds its own."""
+    of subjects on which it is checked; patients: so many of the training side only, 0 for all; the estimate it starts from
+    (base: see Core), and how cases are drawn. A method adds its own."""
 
     volumes: int = 2
+    patients: int = 0
+    base: str = "core"
     validate_k: tuple[int, ...] = (1, 5)
     validate_subjects: int = 4
     core: CoreSettings = field(default_factory=CoreSettings)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from xdiff.checkpoint import HISTORY
 from xdiff.cuda import Queue
 
 
@@ -65,7 +66,7 @@ class Progress:
 
     def after_check(self, record: dict[str, Any], loss: float) -> None:
         record = {**record, "loss": round(loss, 5), "waiting": round(self.waiting, 4), **self._speed()}
-        with (self.workdir / "history.jsonl").open("a") as handle:
+        with (self.workdir / HISTORY).open("a") as handle:
             handle.write(json.dumps(record) + "\n")
         tqdm.write(json.dumps(record), file=sys.stdout)
         sys.stdout.flush()

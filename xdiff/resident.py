@@ -30,9 +30,8 @@ class Volumes:
     """`volumes(subject)` is `read`; resident: kept on the device from the start, at 8 bits, an error of at most 1/510 of the
     range of values (62 brains at 1.5 mm are 130 MB, so that cutting sections out of them never waits for a disk)."""
 
-    def __init__(self, store: Store, subjects: Sequence[str], device: torch.device, resident: bool | None = None) -> None:
+    def __init__(self, store: Store, subjects: Sequence[str], device: torch.device, resident: bool) -> None:
         self.store, self.device = store, device
-        resident = device.type == "cuda" if resident is None else resident
         self._kept = {s: self._keep(s) for s in subjects} if resident else {}
 
     def __call__(self, subject: str) -> tuple[Tensor, Tensor]:

@@ -20,15 +20,14 @@ from pathlib import Path
 from types import ModuleType
 
 from xdiff.budget import OutOfTime, time_budget
-from xdiff.checkpoint import read_weights, write_weights
+from xdiff.checkpoint import HISTORY, read_weights, write_weights
 from xdiff.config import MethodEntry, digest, from_dict
 from xdiff.data.split import Split, read_split
 from xdiff.data.store import Store
 from xdiff.errors import InputError
 
 UNFINISHED = 75  # exit status EX_TEMPFAIL of sysexits.h: the same command goes on
-HISTORY = "history.jsonl"  # what an iterative method leaves in its workdir, one JSON object per validation check
-MODEL_VERSION = 1  # raise when a method's weights or results change their meaning
+MODEL_VERSION = 2  # raise when a method's weights or results change their meaning
 
 
 def load_module(entry: MethodEntry) -> ModuleType:

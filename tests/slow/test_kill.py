@@ -47,10 +47,10 @@ def start(cohort: Prepared, out: Path) -> subprocess.Popen:
 
 def test_five_kills_end_in_the_weights_of_an_undisturbed_training(tmp_path: Path) -> None:
     cohort = prepare_columns(tmp_path)
-    assert start(cohort, tmp_path / "whole").wait(timeout=300) == 0
+    assert start(cohort, tmp_path / "whole/xdiff").wait(timeout=300) == 0
     moments, killed = random.Random(4), 0
     for _ in range(5):
-        process = start(cohort, tmp_path / "killed")
+        process = start(cohort, tmp_path / "killed/xdiff")
         seen = _checkpoint_time(tmp_path)
         deadline = time.monotonic() + 120
         while _checkpoint_time(tmp_path) == seen and process.poll() is None and time.monotonic() < deadline:
@@ -59,17 +59,19 @@ def test_five_kills_end_in_the_weights_of_an_undisturbed_training(tmp_path: Path
         process.send_signal(signal.SIGKILL)
         killed += process.wait(timeout=60) == -signal.SIGKILL
     assert killed >= 3, f"{killed} of 5 kills came before the training had ended"
-    assert start(cohort, tmp_path / "killed").wait(timeout=300) == 0
-    (whole, _), (resumed, config) = (read_weights(tmp_path / name) for name in ("whole", "killed"))
+    assert start(cohort, tmp_path / "killed/xdiff").wait(timeout=300) == 0
+    (whole, _), (resumed, config) = (read_weights(tmp_path / name / "xdiff") for name in ("whole", "killed"))
     assert config["params"]["steps"] == STEPS
     assert set(whole) == set(resumed)
     for name, array in whole.items():
         np.testing.assert_array_equal(resumed[name], array, err_msg=name)
     assert _step(tmp_path, "killed") == _step(tmp_path, "whole") == STEPS
-    losses = {check["step"]: check["loss"] for check in _history(tmp_path / "killed")}
+    losses = {check["step"]: check["loss"] for check in _history(tmp_path / "killed/xdiff")}
     assert set(losses) == {0, 20, 40, 60} and all(math.isfinite(loss) for loss in losses.values())
     assert losses[60] < 0.8 * losses[20]
-    checks = [{check["step"]: check["validation"] for check in _history(tmp_path / name)} for name in ("whole", "killed")]
+    checks = [
+        {check["step"]: check["validation"] for check in _history(tmp_path / name / "xdiff")} for name in ("whole", "killed")
+    ]
     assert checks[0] == checks[1]
 
 
@@ -78,9 +80,9 @@ def _history(folder: Path) -> list[dict]:
 
 
 def _step(folder: Path, name: str) -> int:
-    (path,) = folder.glob(f"{name}.checkpoints/*/checkpoint.json")
+    (path,) = folder.glob(f"{name}/network-*.checkpoints/checkpoint.json")
     return json.loads(path.read_text())["counters"]["step"]
 
 
 def _checkpoint_time(folder: Path) -> int:
-    return max((p.stat().st_mtime_ns for p in folder.glob("killed.checkpoints/*/checkpoint.json")), default=0)
+    return max((p.stat().st_mtime_ns for p in folder.glob("killed/network-*.checkpoints/checkpoint.json")), default=0)

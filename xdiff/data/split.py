@@ -26,6 +26,16 @@ class Split:
     def side(self, name: str) -> list[str]:
         return self.table.loc[self.table["side"] == name, "subject"].tolist()
 
+    def with_training(self, patients: int) -> Split:
+        """The same with so many training patients only, those of the lowest ranks; all of them where `patients` is 0."""
+        if not patients:
+            return self
+        training = sorted(set(self.table.loc[self.table["side"] == "train", "patient"]), key=lambda p: rank(0, p))
+        if patients > len(training):
+            raise InputError("methods.*.params.patients", patients, f"at most the {len(training)} training patients")
+        dropped = self.table["patient"].isin(training[patients:])
+        return make_split(list(self.table[~dropped].itertuples(index=False, name=None)))
+
 
 def patient_of(subject: str) -> str:
     """The patient a subject (one visit) belongs to.

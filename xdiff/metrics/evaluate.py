@@ -107,7 +107,7 @@ def _volume_rows(record: Mapping[str, Any]) -> Iterator[dict]:
         hidden = where["unseen_masked"][0]
         for x, value in core.by_distance(truth[c], prediction[c], hidden, distance):
             yield _row(contrast, "unseen_masked", "psnr", value, "distance_mm", x)
-        if std is not None:
+        if std is not None and record["estimate"] != "sample":  # of a draw it is not the error
             yield _row(
                 contrast,
                 "unseen_masked",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from xdiff.checkpoint import Tensors, read_weights
+from xdiff.cuda import training_device
 from xdiff.data.split import Split
 from xdiff.data.store import Store
 from xdiff.local import Core, log_distance
@@ -39,7 +40,7 @@ class XDiffusion:
     """A trained X-Diffusion, ready to reconstruct."""
 
     def __init__(self, network: Network, tensors: Tensors, settings: Settings) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = training_device()
         self.network, self.sampler = network.to(self.device), settings.sampler
         self.core = Core.of(tensors, settings.base, self.device)
         self.fusion = Fusion(tensors["fusion.times"], tensors["fusion.weights"]) if self.sampler.fusion == "fitted" else UNIFORM

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from xdiff.augment import Augmentation
+from xdiff.checkpoint import HISTORY, Tensors, keep_once
+from xdiff.config import digest
 from xdiff.data.split import Split
 from xdiff.data.store import Store
 from xdiff.draws import Checks, Draw, Draws, importance, mean_gain, residual
-from xdiff.local import log_distance
+from xdiff.local import Core, log_distance
 from xdiff.local_fit import fit_core
 from xdiff.loop import Scores, TrainingSettings
 from xdiff.loop import fit as run
@@ -164,9 +167,25 @@ def _rows(draw: Draw, axis: int, count: int, rng: np.random.Generator) -> np.nda
     return rng.choice(near, count, replace=len(near) < count)
 
 
-def fit_network(store: Store, split: Split, settings: Settings, workdir: Path) -> dict[str, np.ndarray]:
-    """Train to the end (or resume and finish); network, spectra, fusion weights and core as arrays."""
-    core = fit_core(store, split, settings.core, workdir.parents[1])
+def fit_network(store: Store, split: Split, settings: Settings, workdir: Path) -> Tensors:
+    """Train to the end (or resume and finish); network, spectra, fusion weights and core as arrays.
+
+    Entries that differ in `sampler` alone share one training, beside their weights: whoever comes first trains, the others take
+    what is there, its history too.
+    """
+    split, folder = split.with_training(settings.patients), workdir.parents[1]
+    core = replace(fit_core(store, split, settings.core, folder), base=settings.base)
+    trained = asdict(replace(settings, sampler=SamplerSettings()))
+    name = f"network-{digest([store.fingerprint, split.side('train'), split.side('val'), trained])}"
+    shared = folder / f"{name}.checkpoints"
+    tensors = keep_once(folder / name, lambda: _train(store, split, core, settings, shared))
+    if (shared / HISTORY).exists():
+        shutil.copyfile(shared / HISTORY, workdir / HISTORY)
+    return {**tensors, **core.tensors()}
+
+
+def _train(store: Store, split: Split, core: Core, settings: Settings, workdir: Path) -> Tensors:
+    workdir.mkdir(parents=True, exist_ok=True)
     draws = Draws(store, split.side("train"), core, settings.draws)
     checks = Checks(draws, split, settings.validate_k, settings.validate_subjects)
     problem = Denoising(draws, checks, split.side("val")[: settings.validate_subjects], settings)
@@ -175,4 +194,4 @@ def fit_network(store: Store, split: Split, settings: Settings, workdir: Path) -
     fusion = problem.fit_fusion(problem.network.eval())
     network = {f"network.{k}": v.cpu().numpy() for k, v in best.items()}
     spectra = {f"spectra.{k}": v for k, v in problem.spectra._asdict().items()}
-    return {**network, **spectra, **{f"fusion.{k}": v for k, v in fusion._asdict().items()}, **core.tensors()}
+    return {**network, **spectra, **{f"fusion.{k}": v for k, v in fusion._asdict().items()}}
