@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import PRESETS, REPOSITORY, job_counts, snakemake
 
-from xdiff.config import EMBEDDED, jobs, load_config
+from xdiff.config import EMBEDDED, jobs, load_config, parts_of
 
 CONFIGS = [REPOSITORY / "config.yaml", *sorted(PRESETS.glob("*.yaml"))]
 
@@ -24,7 +24,7 @@ def test_dry_run_plans_every_job(path: Path, tmp_path: Path) -> None:
     assert dry.returncode == 0, dry.stdout[-3000:]
     config = load_config([REPOSITORY / "config.yaml", *([path] if overlay else [])])
     wanted = jobs(config)
-    stores = {(name, job.grid) for job in wanted for name in (job.cohort, job.trained_on)}
+    stores = {(name, job.grid) for job in wanted for name in (job.cohort, *parts_of(job.trained_on))}
     expected = {
         "generate": len({name for name, _ in stores if config.cohorts[name].layout in EMBEDDED}),
         "split": len({name for name, _ in stores}),
@@ -42,7 +42,7 @@ def test_dry_run_plans_every_job(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_named_splits_exist_and_nothing_selected_is_empty(path: Path) -> None:
     config = load_config([REPOSITORY / "config.yaml", *([path] if path.name != "config.yaml" else [])])
-    for name in {name for job in jobs(config) for name in (job.cohort, job.trained_on)}:
+    for name in {name for job in jobs(config) for name in (job.cohort, *parts_of(job.trained_on))}:
         cohort = config.cohorts[name]
         assert cohort.layout in EMBEDDED or cohort.source, f"{name}: no source to print where the folder is missing"
         assert not cohort.split.file or (REPOSITORY / cohort.split.file).exists()
