@@ -16,7 +16,8 @@ ORDER = (
     *("errors", "budget", "config", "volumes", "planes", "observation", "checkpoint"),
     *("gaussian", "data", "gaussian_fit", "local", "local_fit", "augment", "draws", "loop", "model"),
     *("train", "sample", "segment", "trust", "stats", "metrics"),
-    *("markup", "layout", "drawing", "panel", "captions", "step_sweep", "training_curves", "posterior_checks"),
+    *("markup", "layout", "posterior_checks", "ablation", "drawing", "panel", "captions", "step_sweep", "training_curves"),
+    "ablation_figure",
     *("tables", "figures", "report", "reference", "bench", "cli"),
 )
 SOURCES = sorted((ROOT / "xdiff").rglob("*.py"))
@@ -79,6 +80,7 @@ LIGHT = [
     "metrics.panel",
     "tables",
     "figures",
+    "ablation",
     "report",
     "stats",
     "layout",
