@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import PRESETS, REPOSITORY, job_counts, snakemake
+from synthetic_metrics import ablation_metrics, sweep_metrics, write_metrics
 
 from xdiff.config import EMBEDDED, jobs, load_config, parts_of
 
@@ -62,6 +63,29 @@ def test_a_target_needs_only_what_comes_before_it(tmp_path: Path) -> None:
     dry = snakemake(tmp_path, "--configfile", PRESETS / "smoke.yaml", "--dry-run", "--", "models")
     counts = job_counts(dry.stdout)
     assert counts["models"] == 1 and counts["train"] > 1 and "sample" not in counts, dry.stdout[-2000:]
+
+
+def test_the_ablation_target_plans_every_job_and_no_page(tmp_path: Path) -> None:
+    arguments = ["--configfile", PRESETS / "ablation.yaml", "--config", f"data_root={tmp_path}", "--dry-run", "--", "ablation"]
+    counts = job_counts(snakemake(tmp_path, *arguments).stdout)
+    wanted = jobs(load_config([REPOSITORY / "config.yaml", PRESETS / "ablation.yaml"]))
+    assert counts["ablation"] == 1 and counts["sample"] == counts["evaluate"] == len(wanted)
+    assert not set(counts) & {"all", "panel", "tables", "figures", "report"}
+
+
+@pytest.mark.parametrize("ablated", [True, False])
+def test_the_ablation_target_makes_table_and_figure_from_the_long_table(tmp_path: Path, ablated: bool) -> None:
+    table = ablation_metrics(patients=2) if ablated else sweep_metrics(patients=2)
+    write_metrics(table, tmp_path / "results/metrics/all.tsv")
+    arguments = ["--configfile", PRESETS / "ablation.yaml", "--allowed-rules", "ablation", "--", "ablation"]
+    done = snakemake(tmp_path, *arguments)
+    made = {p.name for p in (tmp_path / "results/ablation").glob("*")}
+    if ablated:
+        assert done.returncode == 0, done.stdout[-2000:]
+        assert made == {"captions.json", *(f"ablation.{end}" for end in ("tsv", "md", "png", "pdf"))}
+    else:
+        assert done.returncode != 0 and not made
+        assert "found no ablation" in (tmp_path / "results/logs/ablation.log").read_text()
 
 
 REFERENCES = sorted(REPOSITORY.glob("results/reference/*/metrics.tsv.gz"))
