@@ -118,6 +118,10 @@ def test_json_gives_the_same_entry_back(entry: Config | Cohort) -> None:
         (at("sweeps.t.contrasts_given", ["all", "t1n"]), "sweeps.t.contrasts_given, cohort a", "'t1n'", "some of ['T1w']"),
         (at("run.methods", ["m", "xdif"]), "run.methods", "'xdif'", "'n'"),
         (at("run.trained_on", ["self", "c"]), "run.trained_on", "'c'", "'self', 'a', 'b'"),
+        (at("run.trained_on", ["a+c"]), "run.trained_on", "'c'", "['a', 'b']"),
+        (at("run.trained_on", ["self+a"]), "run.trained_on", "'self'", "['a', 'b']"),
+        (at("run.trained_on", ["a+b+a"]), "run.trained_on", "'a+b+a'", "each cohort once"),
+        (at("cohorts.a+b", {"layout": "bids", "contrasts": ["T1w"]}), "cohorts", "'a+b'", "without '+'"),
     ],
     ids=lambda v: v if isinstance(v, str) and v.startswith(("unknown", "no key")) else None,
 )
@@ -161,6 +165,25 @@ def test_only_methods_that_learn_have_rows_trained_elsewhere() -> None:
     elsewhere = [job for job in jobs(config) if job.trained_on != job.cohort]
     assert {(j.cohort, j.trained_on, j.method, j.grid) for j in elsewhere} == {("b", "a", "m", "g")}
     assert len(jobs(config)) == len(set(jobs(config)))
+
+
+def test_cohorts_are_joined_where_every_part_allows_it() -> None:
+    config = from_dict(Config, changed(at("run.trained_on", ["self", "a+b"])))
+    joined = [job for job in jobs(config) if job.trained_on == "a+b"]
+    assert {(j.cohort, j.method, j.grid) for j in joined} == {("a", "m", "g"), ("b", "m", "g")}  # b is on grid g alone
+
+
+def test_only_says_which_training_sets_an_entry_takes() -> None:
+    def narrowed(names: list[str]) -> set[tuple[str, str]]:
+        data = changed(at("run.trained_on", ["self", "b", "a+b"]))
+        data["methods"]["m"]["only"] = {"trained_on": names, "grids": ["g"]}
+        return {(j.cohort, j.trained_on) for j in jobs(from_dict(Config, data)) if j.method == "m"}
+
+    own = {("a", "a"), ("b", "b")}
+    assert narrowed(["self"]) == own
+    assert narrowed(["b"]) == {("a", "b"), ("b", "b")}  # a cohort's own name means the same as self
+    assert narrowed(["self", "a+b"]) == own | {("a", "a+b"), ("b", "a+b")}
+    assert narrowed([]) == own | {("a", "b"), ("a", "a+b"), ("b", "a+b")}
 
 
 def test_overlays_merge_maps_and_replace_lists() -> None:

@@ -29,7 +29,8 @@ ORDER = (
     ),
     *("augment", "draws", "progress", "loop", "model"),
     *("train", "sample", "segment", "trust", "stats", "metrics"),
-    *("markup", "layout", "drawing", "panel", "captions", "step_sweep", "training_curves", "posterior_checks"),
+    *("markup", "layout", "posterior_checks", "ablation", "drawing", "panel", "captions", "step_sweep", "training_curves"),
+    "ablation_figure",
     *("tables", "figures", "report", "reference", "bench", "cli"),
 )
 SOURCES = sorted((ROOT / "xdiff").rglob("*.py"))
@@ -92,6 +93,7 @@ LIGHT = [
     "metrics.panel",
     "tables",
     "figures",
+    "ablation",
     "report",
     "stats",
     "layout",

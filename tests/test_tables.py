@@ -18,7 +18,7 @@ from xdiff.markup import DASH, Cell, Table, latex_escape, to_html, to_markdown
 from xdiff.metrics.history import history_rows
 from xdiff.tables import main, main_numbers, paired_numbers, read_main, read_paired, skipped_table
 
-WRITTEN = ("main.tsv", "paired.tsv", "posterior.tsv", "main.md", "main.tex")
+WRITTEN = ("main.tsv", "paired.tsv", "posterior.tsv", "ablation.tsv", "main.md", "main.tex")
 
 
 @pytest.fixture(scope="module")
