@@ -21,6 +21,7 @@ from xdiff.config import MethodEntry, from_dict
 from xdiff.data.centred import CentredStore
 from xdiff.data.split import Split
 from xdiff.data.store import Store
+from xdiff.errors import InputError
 from xdiff.observation import Observation
 from xdiff.planes import project, shifted
 from xdiff.pose import PoseModel, moved_back
@@ -39,6 +40,10 @@ class Settings:
     params: dict[str, Any] = field(default_factory=dict)
     poses: int = 8
     max_volumes: int = 60
+
+    def __post_init__(self) -> None:
+        if self.poses < 1:
+            raise InputError("methods.*.params.poses", self.poses, "at least 1")
 
     def load_module(self) -> ModuleType:
         return load_module(MethodEntry(self.module, self.params))

@@ -98,9 +98,8 @@ class PoseModel:
 
     def pose(self, observation: Observation) -> Pose:
         """Posterior over shifts given the sections. Raises InputError for planes that are not parallel and axis-aligned."""
-        temperature = np.interp(
-            np.log(len(used(observation).planes)), np.log(TEMPERED_K), np.log(self.temperature[axis_of(observation)])
-        )
+        known = np.log(self.temperature[axis_of(observation)])
+        temperature = np.interp(np.log(len(used(observation).planes)), np.log(TEMPERED_K), known)
         grids = np.meshgrid(*(np.arange(-r, r + 1) for r in self.reach), indexing="ij", sparse=True)
         prior = -0.5 * sum((g / s) ** 2 for g, s in zip(grids, self.prior_std, strict=True))
         return Pose(normalised(self.scores(observation) / np.exp(temperature) + prior), observation.spacing_mm)
