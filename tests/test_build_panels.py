@@ -42,3 +42,14 @@ def test_a_number_of_steps_asked_at_more_points_is_shown_instead(field: Prepared
 @pytest.mark.parametrize("k", [2, 3])
 def test_other_k_have_no_panel(field: Prepared, tmp_path: Path, k: int) -> None:
     assert panels(field, [Sweep(K=(k,), estimate=("mean", "sample"), steps=(2,))], tmp_path) == []
+
+
+def test_only_observations_of_all_contrasts_have_a_panel(heads: Prepared, tmp_path: Path) -> None:
+    sweep = Sweep(K=(1, 5), contrasts_given=("all", "T2w"), estimate=("mean", "sample"))
+    found = panels(heads, [sweep], tmp_path)
+    assert [(panel.K, panel.names) for panel in found] == [(k, ["truth", "probe", "probe (sample)"]) for k in (1, 5)]
+    manifest = tmp_path / "0" / "manifest-1-of-1.tsv"
+    lines = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([lines[0], *(line for line in lines if "_T2w/" in line)]) + "\n")
+    build_panels([manifest], tmp_path / "none.npz")
+    assert read_panels(tmp_path / "none.npz") == []

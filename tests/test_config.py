@@ -10,7 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from xdiff.config import Cohort, Config, Job, MethodEntry, Sweep, digest, from_dict, jobs, load_config, merge, to_json
+from xdiff.config import (
+    Cohort,
+    Config,
+    Job,
+    MethodEntry,
+    Sweep,
+    digest,
+    from_dict,
+    given_contrasts,
+    jobs,
+    load_config,
+    merge,
+    to_json,
+)
 from xdiff.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -96,8 +109,19 @@ def test_json_gives_the_same_entry_back(entry: Config | Cohort) -> None:
         (at("sweeps.s.estimate", ["mean_of_0"]), "sweeps.*.estimate", "mean_of_0", "mean_of_N"),
         (at("sweeps.s.K", [0]), "sweeps.*", "K (0,)", "K >= 1"),
         (at("sweeps.s.steps", [1001]), "sweeps.*", "steps (1001,)", "1..1000"),
+        (
+            at("sweeps.s", {"contrasts_given": ["T1w+T2w"], "only": {"cohorts": ["a"]}}),
+            "sweeps.s.contrasts_given, cohort a",
+            "'T1w+T2w'",
+            "some of ['T1w']",
+        ),
+        (at("sweeps.t.contrasts_given", ["all", "t1n"]), "sweeps.t.contrasts_given, cohort a", "'t1n'", "some of ['T1w']"),
         (at("run.methods", ["m", "xdif"]), "run.methods", "'xdif'", "'n'"),
         (at("run.trained_on", ["self", "c"]), "run.trained_on", "'c'", "'self', 'a', 'b'"),
+        (at("run.trained_on", ["a+c"]), "run.trained_on", "'c'", "['a', 'b']"),
+        (at("run.trained_on", ["self+a"]), "run.trained_on", "'self'", "['a', 'b']"),
+        (at("run.trained_on", ["a+b+a"]), "run.trained_on", "'a+b+a'", "each cohort once"),
+        (at("cohorts.a+b", {"layout": "bids", "contrasts": ["T1w"]}), "cohorts", "'a+b'", "without '+'"),
     ],
     ids=lambda v: v if isinstance(v, str) and v.startswith(("unknown", "no key")) else None,
 )
@@ -121,11 +145,45 @@ def test_jobs_are_the_product_narrowed_by_only() -> None:
     ]
 
 
+@pytest.mark.parametrize("value", ["t2f+t1n", "t1n+t1n", "t1n+t2f", "t1", "", "t1n+", "all+t1n"])
+def test_a_set_of_contrasts_has_one_spelling(value: str) -> None:
+    """Names in the cohort's order, and `all` for all: else one point would be made twice under two names."""
+    with pytest.raises(InputError, match=r"contrasts_given: found '.*', expected all, or some of \['t1n', 't2f'\]"):
+        given_contrasts(value, ("t1n", "t2f"))
+
+
+def test_given_contrasts_are_named_or_all() -> None:
+    four = ("t1n", "t1c", "t2w", "t2f")
+    assert given_contrasts("all", four) == four
+    assert given_contrasts("t1n+t2f", four) == ("t1n", "t2f")
+    data = changed(at("sweeps.s", {"contrasts_given": ["all", "t2f"], "only": {"cohorts": ["b"]}}))
+    assert from_dict(Config, data).sweeps["s"].contrasts_given == ("all", "t2f")
+
+
 def test_only_methods_that_learn_have_rows_trained_elsewhere() -> None:
     config = from_dict(Config, changed(at("run.trained_on", ["self", "a"])))
     elsewhere = [job for job in jobs(config) if job.trained_on != job.cohort]
     assert {(j.cohort, j.trained_on, j.method, j.grid) for j in elsewhere} == {("b", "a", "m", "g")}
     assert len(jobs(config)) == len(set(jobs(config)))
+
+
+def test_cohorts_are_joined_where_every_part_allows_it() -> None:
+    config = from_dict(Config, changed(at("run.trained_on", ["self", "a+b"])))
+    joined = [job for job in jobs(config) if job.trained_on == "a+b"]
+    assert {(j.cohort, j.method, j.grid) for j in joined} == {("a", "m", "g"), ("b", "m", "g")}  # b is on grid g alone
+
+
+def test_only_says_which_training_sets_an_entry_takes() -> None:
+    def narrowed(names: list[str]) -> set[tuple[str, str]]:
+        data = changed(at("run.trained_on", ["self", "b", "a+b"]))
+        data["methods"]["m"]["only"] = {"trained_on": names, "grids": ["g"]}
+        return {(j.cohort, j.trained_on) for j in jobs(from_dict(Config, data)) if j.method == "m"}
+
+    own = {("a", "a"), ("b", "b")}
+    assert narrowed(["self"]) == own
+    assert narrowed(["b"]) == {("a", "b"), ("b", "b")}  # a cohort's own name means the same as self
+    assert narrowed(["self", "a+b"]) == own | {("a", "a+b"), ("b", "a+b")}
+    assert narrowed([]) == own | {("a", "b"), ("a", "a+b"), ("b", "a+b")}
 
 
 def test_overlays_merge_maps_and_replace_lists() -> None:

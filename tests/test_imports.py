@@ -14,22 +14,11 @@ ROOT = Path(__file__).parents[1]
 # A module may import those before it, never those after it. A package counts as one.
 ORDER = (
     *("errors", "budget", "config", "volumes", "planes", "rotations", "seen", "stacks", "observation", "checkpoint"),
-    *(
-        "gaussian",
-        "data",
-        "gaussian_fit",
-        "cuda",
-        "filters",
-        "view",
-        "gaussian_device",
-        "resident",
-        "kinds",
-        "local",
-        "local_fit",
-    ),
-    *("augment", "draws", "progress", "loop", "model"),
+    *("gaussian", "data", "gaussian_fit", "pose", "pose_fit", "cuda", "filters", "view", "gaussian_device", "resident"),
+    *("kinds", "local", "local_fit", "augment", "draws", "progress", "loop", "model"),
     *("train", "sample", "segment", "trust", "stats", "metrics"),
-    *("markup", "layout", "drawing", "panel", "captions", "step_sweep", "training_curves", "posterior_checks"),
+    *("markup", "layout", "posterior_checks", "ablation", "drawing", "panel", "captions", "step_sweep", "training_curves"),
+    "ablation_figure",
     *("tables", "figures", "report", "reference", "bench", "cli"),
 )
 SOURCES = sorted((ROOT / "xdiff").rglob("*.py"))
@@ -92,11 +81,13 @@ LIGHT = [
     "metrics.panel",
     "tables",
     "figures",
+    "ablation",
     "report",
     "stats",
     "layout",
     "planes",
     "gaussian",
+    "pose",
 ]
 
 

@@ -212,12 +212,13 @@ def test_every_point_has_a_name_of_its_own() -> None:
         axis=("axial", "coronal"),
         policy=("uniform", "random"),
         thickness_mm=(0.0, 2.5, 5.0),
+        contrasts_given=("all", "t1", "t1+t2"),
         steps=(1, 10),
         estimate=("mean", "sample", "mean_of_4"),
         seed=(0, 1),
     )
     found = points_of(sweep, ["mean", "sample", "mean_of_4"])
-    assert len(found) == 2 * 2 * 3 * (2 * 2 * 2 * 2 + 1 + 2)
+    assert len(found) == 2 * 2 * 3 * 3 * (2 * 2 * 2 * 2 + 1 + 2)
     assert len({p.name for p in found}) == len(found)
 
 
@@ -230,7 +231,7 @@ def volume() -> np.ndarray:
 
 def fields_equal(a: Observation, b: Observation) -> bool:
     sections = all(np.array_equal(x, y) for x, y in zip(a.sections, b.sections, strict=True))
-    rest = ("planes", "contrasts", "shape", "spacing_mm", "frame")
+    rest = ("planes", "contrasts", "shape", "spacing_mm", "frame", "given")
     return sections and np.array_equal(a.scale, b.scale) and all(getattr(a, n) == getattr(b, n) for n in rest)
 
 
@@ -282,3 +283,49 @@ def test_a_section_without_signal_has_no_scale() -> None:
     dark[1, ..., 10] = 0
     with pytest.raises(InputError, match="a contrast without a positive voxel"):
         observe(dark, [Plane(2, 10)], ("t1", "t2"), (1, 1, 2), "centred")
+
+
+# Given contrasts ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", ["p99.5", "none"])
+def test_a_contrast_that_is_not_given_leaves_no_trace(norm: str) -> None:
+    """Neither its values nor its brightness: whatever it is, the observation is the same; its scale is 1."""
+    planes, first, second = [Plane(2, 10), Plane(0, 4)], volume(), volume()
+    second[1] = 700 * np.random.default_rng(1).random(SHAPE)
+    a, b = (observe(v, planes, ("t1", "t2"), (1, 1, 2), "centred", norm, ["t1"]) for v in (first, second))
+    assert fields_equal(a, b) and a.given == (True, False) and a.scale[1] == 1
+    whole = observe(first, planes, ("t1", "t2"), (1, 1, 2), "centred", norm)
+    assert a.scale[0] == whole.scale[0] and whole.given == (True, True)
+    for own, every in zip(a.sections, whole.sections, strict=True):
+        np.testing.assert_array_equal(own[0], every[0])
+        assert own.dtype == np.float32 and not own[1].any() and every[1].any()
+
+
+def test_known_voxels_are_those_of_the_planes_in_the_given_contrasts() -> None:
+    found = observe(volume(), [Plane(1, 3)], ("t1", "t2"), (1, 1, 2), "centred", given=["t2"])
+    expected = np.zeros((2, *SHAPE), bool)
+    expected[1, :, 3] = True
+    np.testing.assert_array_equal(found.known, expected)
+    assert found.mask.shape == SHAPE and found.mask.sum() == expected.sum()
+    np.testing.assert_array_equal(found.evidence != 0, expected)
+    assert found.interpolated[1].all() and not found.interpolated[0].any()
+
+
+def test_given_all_is_given_none_of_the_names() -> None:
+    planes = [Plane(2, 10), Plane(2, 20)]
+    a, b = (observe(volume(), planes, ("t1", "t2"), (1, 1, 2), "centred", given=g) for g in (None, ["t2", "t1"]))
+    assert fields_equal(a, b) and b.known.all(axis=0).sum() == b.mask.sum()
+
+
+def test_names_and_sections_that_do_not_fit_what_is_given_are_refused() -> None:
+    with pytest.raises(InputError, match=r"given contrasts: found \['t1', 'flair'\], expected some of \['t1', 't2'\]"):
+        observe(volume(), [Plane(2, 10)], ("t1", "t2"), (1, 1, 2), "centred", given=["t1", "flair"])
+    with pytest.raises(InputError, match=r"found \[\], expected some of"):
+        observe(volume(), [Plane(2, 10)], ("t1", "t2"), (1, 1, 2), "centred", given=[])
+    full = observe(volume(), [Plane(2, 10)], ("t1", "t2"), (1, 1, 2), "centred")
+    with pytest.raises(ValueError, match="expected zeros there"):
+        dataclasses.replace(full, given=(True, False))
+    for wrong in ((True,), (False, False)):
+        with pytest.raises(ValueError, match="expected one each, at least one True"):
+            dataclasses.replace(full, given=wrong)

@@ -151,3 +151,15 @@ def test_tensors_are_projected_as_arrays_are(planes: list[Plane]) -> None:
     if all(p.thin for p in planes):
         for plane in planes:
             np.testing.assert_allclose(plane.cut(found.numpy()), plane.cut(truth), rtol=2e-7)
+
+
+@pytest.mark.parametrize("planes", [[Plane(2, 3), Plane(0, 1)], [Plane(2, 3, 2.5), Plane(0, 2)]], ids=["thin", "thick"])
+def test_contrasts_that_are_not_given_stay_as_they_are(planes: list[Plane]) -> None:
+    rng = np.random.default_rng(8)
+    truth, guess = rng.random((2, 3, 6, 7, 8))
+    carried = (True, False, True)
+    sections = [np.where(np.array(carried)[:, None, None], s, 0) for s in cut(truth, planes)]
+    found, alone = project(guess, sections, planes, carried), project(guess, cut(truth, planes), planes)
+    np.testing.assert_array_equal(found[1], guess[1])
+    np.testing.assert_allclose(found[[0, 2]], alone[[0, 2]], atol=1e-6)
+    assert np.abs(alone[1] - guess[1]).max() > 0.1

@@ -9,9 +9,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_metrics import sweep_metrics, synthetic_metrics, training_checks, write_history, write_metrics
+from synthetic_metrics import (
+    ablation_metrics,
+    sweep_metrics,
+    synthetic_metrics,
+    training_checks,
+    write_history,
+    write_metrics,
+    write_panel,
+)
 
-from xdiff import report, step_sweep, training_curves
+from xdiff import ablation, reference, report, step_sweep, training_curves
 from xdiff.errors import InputError
 from xdiff.metrics.history import history_rows
 from xdiff.posterior_checks import check_numbers
@@ -64,6 +72,17 @@ def test_trainings_and_step_sweeps_are_drawn_the_same_from_what_is_kept(tmp_path
     base = check_numbers(whole).query("axis == 'axial' and policy == 'uniform'").reset_index(drop=True)
     pd.testing.assert_frame_equal(check_numbers(kept), base, rtol=1e-3)  # of PSNR five digits are kept: 1e-4 of an MSE
     pd.testing.assert_frame_equal(step_sweep.numbers(kept), step_sweep.numbers(whole), rtol=1e-4)
+
+
+def test_ablations_are_the_same_from_what_is_kept_and_stay_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_metrics(ablation_metrics(patients=3), tmp_path / "results/metrics/all.tsv")
+    write_panel(tmp_path / "results/metrics/panel.npz", panels=1)
+    monkeypatch.setattr(reference, "provenance", lambda *_: {})
+    keep(tmp_path / "results", tmp_path / "kept", "snakemake", CONFIGS)
+    assert {"ablation.tsv", "main.md"} <= {p.name for p in (tmp_path / "kept/tables").iterdir()}
+    assert "ablation.png" in {p.name for p in (tmp_path / "kept/figures").iterdir()}
+    whole, kept = (ablation.numbers(read_metrics(p)) for p in (path, tmp_path / "kept/metrics.tsv.gz"))
+    pd.testing.assert_frame_equal(kept, whole, rtol=1e-3, atol=1e-3)  # of every value five digits are kept
 
 
 def test_a_run_without_a_table_is_refused(tmp_path: Path) -> None:

@@ -308,3 +308,54 @@ def test_weights_of_another_split_of_the_same_cohort_are_refused(field: Prepared
     other = make_split([(s, p, sides[side]) for s, p, side in field.split.table.itertuples(index=False)])
     with pytest.raises(InputError, match=rf"weights of split {field.split.sha[:12]}, expected {other.sha[:12]}"):
         sample(PROBE, tmp_path / "weights", field.store, other, Sweep(), tmp_path / "out")
+
+
+# Given contrasts ----------------------------------------------------------------------------------------------------
+
+
+def raw_of(row: dict, contrast: str) -> np.ndarray:
+    return np.asarray(nib.load(row["prediction"].replace("_T1w.nii.gz", f"_{contrast}.nii.gz")).dataobj)
+
+
+def test_a_contrast_that_is_not_given_is_written_on_the_hidden_volumes_scale(heads: Prepared, tmp_path: Path) -> None:
+    """Its brightness is fixed by nothing that is given; the given one is on the scale of its sections, and exact there."""
+    entry = MethodEntry("baselines.trivial", {"kind": "mean_template"})
+    table = run(heads, entry, Sweep(K=(2,), contrasts_given=("all", "T1w")), tmp_path)
+    assert table.groupby("contrasts_given", sort=False).size().to_dict() == {"all": 2, "T1w": 2}
+    training = np.stack([heads.store.volume(s) for s in heads.split.side("train")])
+    template = np.concatenate([training, training[:, :, ::-1]]).mean(axis=0)
+    rows = {(r["subject"], r["contrasts_given"]): r for r in table.to_dict("records")}
+    for subject in heads.split.side("test"):
+        scale, whole, own = heads.store.scale(subject), rows[subject, "all"], rows[subject, "T1w"]
+        np.testing.assert_allclose(raw_of(own, "T2w"), template[1] * scale[1], rtol=1e-5)
+        np.testing.assert_array_equal(raw_of(own, "T1w"), raw_of(whole, "T1w"))
+        at = [int(i) for i in own["indices"].split(",")]
+        truth = heads.store.volume(subject) * scale[:, None, None, None]
+        np.testing.assert_array_equal(raw_of(own, "T1w")[..., at], truth[0][..., at])
+        np.testing.assert_array_equal(raw_of(whole, "T2w")[..., at], truth[1][..., at])
+        assert "_T1w" in Path(own["prediction"]).parent.name and own["given"] == whole["given"]
+
+
+def test_the_standard_deviation_is_on_the_same_scale(heads: Prepared, tmp_path: Path) -> None:
+    table = run(heads, PROBE, Sweep(K=(1,), contrasts_given=("T2w",)), tmp_path)  # whose std is 1 in its units
+    for row in table.to_dict("records"):
+        given = probe_methods.SEEN[-len(table) + table["subject"].tolist().index(row["subject"])]
+        assert given.given == (False, True) and given.scale[0] == 1
+        std = [np.asarray(nib.load(row["std"].replace("_T1w.nii", f"_{c}.nii")).dataobj) for c in ("T1w", "T2w")]
+        np.testing.assert_allclose(std[0], heads.store.scale(row["subject"])[0], rtol=1e-6)
+        np.testing.assert_allclose(std[1], given.scale[1], rtol=1e-6)
+
+
+def test_a_point_that_a_method_cannot_do_is_listed_with_its_reason(heads: Prepared, tmp_path: Path) -> None:
+    nearest = MethodEntry("baselines.interpolation", {"kind": "nearest"})
+    table = run(heads, nearest, Sweep(K=(1, 2), contrasts_given=("T1w", "all")), tmp_path)
+    assert set(table["contrasts_given"]) == {"all"} and set(table["K"]) == {1, 2}
+    skipped = read_manifest(tmp_path / "out", kind="skipped")
+    assert skipped[["K", "contrasts_given"]].to_numpy().tolist() == [[1, "T1w"], [2, "T1w"]]
+    assert set(skipped["reason"]) == {"nearest interpolation needs every contrast; not given: T2w"}
+
+
+def test_contrasts_that_the_cohort_lacks_are_refused_before_any_volume_is_made(heads: Prepared, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cohort heads: found 'FLAIR', expected all, or some of \['T1w', 'T2w'\]"):
+        run(heads, PROBE, Sweep(contrasts_given=("all", "FLAIR")), tmp_path)
+    assert not (tmp_path / "out").exists()

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from xdiff import config as xcfg
-from xdiff.config import Config, from_dict, jobs, merge
+from xdiff.config import Config, from_dict, jobs, merge, to_json
 from xdiff.errors import InputError
+from xdiff.stats import base_of
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
@@ -130,6 +131,23 @@ def test_split_files_that_are_named_exist(preset: Path | None) -> None:
     data = merge(default_config(), yaml.safe_load(preset.read_text()) if preset else {})
     for name, cohort in from_dict(Config, data).cohorts.items():
         assert not cohort.split.file or (ROOT / cohort.split.file).exists(), f"{name}: {cohort.split.file}"
+
+
+def test_the_ablation_preset_changes_one_thing_at_a_time() -> None:
+    """Every ablation is the entry of its base but for one parameter, and trained on the cohort alone."""
+    config = from_dict(Config, merge(default_config(), yaml.safe_load((ROOT / "workflow/presets/ablation.yaml").read_text())))
+    base = config.methods["xdiff"]
+    ablations = {name: entry for name, entry in config.methods.items() if base_of(name)}
+    assert set(ablations) == {name for name in config.run.methods if base_of(name)} and len(ablations) == 13
+    changes = []
+    for name, entry in ablations.items():
+        assert base_of(name) == "xdiff" and (entry.module, entry.estimates, entry.stepped) == (base.module, base.estimates, True)
+        (changed,) = (key for key in {*entry.params, *base.params} if entry.params.get(key) != base.params.get(key))
+        changes.append((changed, to_json(entry.params[changed])))
+    assert len(set(changes)) == 13 and sum(key == "sampler" for key, _ in changes) == 5
+    joint = {job.method for job in jobs(config) if job.trained_on == "openneuro-ds002748+ixi-2mm"}
+    assert joint == {"gaussian", "gaussian_local", "xdiff"}
+    assert {job.method for job in jobs(config) if job.sweep == "draws"} == {"xdiff", *ablations}
 
 
 @pytest.mark.parametrize("kind", ["cohorts", "grids", "methods", "sweeps"])

@@ -8,7 +8,7 @@ import pytest
 from synthetic_metrics import small_metrics, write_metrics
 
 from xdiff.errors import InputError
-from xdiff.stats import bootstrap_mean, paired_difference, paired_ratio, patient_values, read_metrics, summarise
+from xdiff.stats import POINT, ROW, bootstrap_mean, paired_difference, paired_ratio, patient_values, read_metrics, summarise
 
 
 def test_bootstrap_of_two_patients_spans_both():
@@ -149,3 +149,16 @@ def test_an_empty_table_is_an_error(tmp_path):
     path = write_metrics(small_metrics({("linear", 2, "s"): 1.0}).iloc[:0], tmp_path / "all.tsv")
     with pytest.raises(InputError, match="no rows"):
         read_metrics(path)
+
+
+def test_a_table_from_before_contrasts_could_lack_was_given_all(tmp_path):
+    rows = small_metrics({("gaussian", 1, "a"): 17.0}).drop(columns="contrasts_given")
+    assert set(read_metrics(write_metrics(rows, tmp_path / "all.tsv"))["contrasts_given"]) == {"all"}
+
+
+def test_rows_with_other_contrasts_given_are_never_averaged_together(tmp_path):
+    """They are points of their own, not duplicates of the rows with all contrasts given."""
+    rows = [small_metrics({("gaussian", 1, "a"): db}, contrasts_given=g) for db, g in ((17.0, "all"), (13.0, "t1n"))]
+    found = read_metrics(write_metrics(pd.concat(rows), tmp_path / "all.tsv"))
+    means = summarise(found, [*POINT, *ROW]).set_index("contrasts_given")["mean"]
+    assert means.to_dict() == {"all": 17.0, "t1n": 13.0}

@@ -18,7 +18,7 @@ from xdiff.markup import DASH, Cell, Table, latex_escape, to_html, to_markdown
 from xdiff.metrics.history import history_rows
 from xdiff.tables import main, main_numbers, paired_numbers, read_main, read_paired, skipped_table
 
-WRITTEN = ("main.tsv", "paired.tsv", "posterior.tsv", "main.md", "main.tex")
+WRITTEN = ("main.tsv", "paired.tsv", "posterior.tsv", "ablation.tsv", "main.md", "main.tex")
 
 
 @pytest.fixture(scope="module")
@@ -308,3 +308,32 @@ def test_import_is_quick_and_without_torch(module):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 3  # CPU seconds: the wall clock of a shared machine proves nothing
+
+
+def test_other_contrasts_given_are_another_setting():
+    """Never in the main table beside those with all; named in the heading of the table of other settings; compared among
+    themselves."""
+    parts = [
+        small_metrics({("gaussian", 1, "a"): db, ("unet", 1, "a"): db + 1, ("gaussian", 5, "a"): db + 2}, contrasts_given=given)
+        for db, given in ((17.0, "all"), (13.0, "t1n"), (14.0, "t1n+t2f"))
+    ]
+    metrics = pd.concat([p.assign(region=r) for p in parts for r in ("unseen", "unseen_masked")])
+    numbers, paired = main_numbers(metrics), paired_numbers(metrics)
+    assert paired.query("region == 'unseen'").groupby("contrasts_given")["mean"].unique().str[0].to_dict() == {
+        "all": 1.0,
+        "t1n": 1.0,
+        "t1n+t2f": 1.0,
+    }
+    ((_, found),) = layout(numbers, paired)
+    main_table, others = found[0], found[-1]
+    assert [str(cells[0].text) for _, cells in main_table.rows] == ["17.00", "18.00"]
+    assert [column for column in others.columns] == [
+        (f"given {given} alone", f"K = {k}") for given in ("t1n", "t1n+t2f") for k in (1, 5)
+    ]
+    assert [cells[0].text for _, cells in others.rows] == ["13.00", "14.00"]
+
+
+def test_without_a_row_that_was_given_all_the_caption_says_so():
+    metrics = small_metrics({("gaussian", 1, "a"): 13.0, ("unet", 1, "a"): 14.0}, contrasts_given="t1n")
+    ((_, (table, *_)),) = layout(main_numbers(metrics), paired_numbers(metrics))
+    assert "given t1n alone" in table.caption

@@ -18,8 +18,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from xdiff.budget import OutOfTime, time_budget, time_left_s
-from xdiff.config import EMBEDDED, Config, Job, jobs, load_config, raw_folder
+from xdiff.config import EMBEDDED, Config, Job, jobs, load_config, parts_of, raw_folder
 from xdiff.data.__main__ import generate, split
+from xdiff.data.joint import open_data
 from xdiff.data.preprocess import preprocess
 from xdiff.data.split import read_split
 from xdiff.data.store import Store
@@ -43,7 +44,7 @@ class Task(NamedTuple):
 def tasks(config: Config, out: Path, data_root: Path | None) -> Iterator[Task]:
     """Everything a configuration asks for, in an order in which every input exists."""
     grid_jobs = jobs(config)
-    stores = sorted({(name, job.grid) for job in grid_jobs for name in (job.cohort, job.trained_on)})
+    stores = sorted({(name, job.grid) for job in grid_jobs for name in (job.cohort, *parts_of(job.trained_on))})
     for cohort in sorted({name for name, _ in stores}):
         yield Task(f"split {cohort}", lambda c=cohort: _split(config, c, out, data_root))
     for cohort, grid in stores:
@@ -71,9 +72,9 @@ def _preprocess(config: Config, cohort: str, grid: str, out: Path, data_root: Pa
 
 
 def _train(config: Config, origin: str, grid: str, method: str, out: Path) -> None:
-    folder = out / "data" / origin
-    target = out / "models" / origin / grid / method
-    train(method, config.methods[method], Store(folder / grid), read_split(folder / "split.tsv"), target)
+    folders = [out / "data" / part for part in parts_of(origin)]
+    data = open_data([folder / grid for folder in folders], [folder / "split.tsv" for folder in folders])
+    train(method, config.methods[method], *data, out / "models" / origin / grid / method)
 
 
 def _sample(config: Config, job: Job, out: Path) -> None:

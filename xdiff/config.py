@@ -24,19 +24,22 @@ from xdiff.errors import InputError
 EMBEDDED = ("phantom-brain", "gaussian-field")  # made by the workflow itself, nothing to download
 LAYOUTS = ("bids", "brats", *EMBEDDED)
 POLICIES = ("uniform", "centre", "random", "tumour", "off_tumour", "orthogonal", "tilted")
+JOIN = "+"
 
 
 @dataclass(frozen=True)
 class Only:
-    """Where an entry applies: empty means everywhere."""
+    """Where an entry applies: empty means everywhere. trained_on: as in `run`, `self` or the names of cohorts."""
 
     cohorts: tuple[str, ...] = ()
     grids: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
+    trained_on: tuple[str, ...] = ()
 
-    def allows(self, cohort: str, grid: str, method: str) -> bool:
-        wanted = ((self.cohorts, cohort), (self.grids, grid), (self.methods, method))
-        return all(not names or name in names for names, name in wanted)
+    def allows(self, cohort: str, grid: str, method: str, origins: Sequence[str]) -> bool:
+        """`origins`: what the training set is called, one name or two (`self` and the cohort's)."""
+        wanted = ((self.cohorts, [cohort]), (self.grids, [grid]), (self.methods, [method]), (self.trained_on, origins))
+        return all(not names or set(found) & set(names) for names, found in wanted)
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,10 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Run:
-    """What of the definitions is run: the product of these lists, narrowed by `only`."""
+    """What of the definitions is run: the product of these lists, narrowed by `only`.
+
+    trained_on: `self`, a cohort, or several joined by `+`: the first one's split, and the others' training sides besides.
+    """
 
     cohorts: tuple[str, ...]
     grids: tuple[str, ...]
@@ -182,8 +188,15 @@ class Config:
         for kind in ("cohorts", "grids", "methods", "sweeps"):
             for name in getattr(self.run, kind):
                 _one_of(f"run.{kind}", name, tuple(getattr(self, kind)))
+        joined = [name for name in self.cohorts if JOIN in name]
+        if joined:
+            raise InputError("cohorts", repr(joined[0]), f"a name without {JOIN!r}, which joins cohorts in `trained_on`")
         for name in self.run.trained_on:
-            _one_of("run.trained_on", name, ("self", *self.cohorts))
+            parts = parts_of(name)
+            for part in parts:
+                _one_of("run.trained_on", part, tuple(self.cohorts) if len(parts) > 1 else ("self", *self.cohorts))
+            if len(set(parts)) < len(parts):
+                raise InputError("run.trained_on", repr(name), "each cohort once")
         for cohort, sweep in sorted({(job.cohort, job.sweep) for job in jobs(self)}):
             for value in self.sweeps[sweep].contrasts_given:
                 given_contrasts(value, self.cohorts[cohort].contrasts, f"sweeps.{sweep}.contrasts_given, cohort {cohort}")
@@ -199,6 +212,11 @@ class Job(NamedTuple):
     sweep: str
 
 
+def parts_of(trained_on: str) -> tuple[str, ...]:
+    """The cohorts that a training set is made of: `a+b` is trained on both, split as `a` is."""
+    return tuple(trained_on.split(JOIN))
+
+
 def jobs(config: Config) -> list[Job]:
     """Every sampling job of the configuration, in a fixed order."""
     run = config.run
@@ -207,8 +225,10 @@ def jobs(config: Config) -> list[Job]:
     for cohort, grid, method, origin, sweep in product:
         trained_on = cohort if origin == "self" else origin
         entries = (config.cohorts[cohort], config.grids[grid], config.methods[method], config.sweeps[sweep])
-        allowed = all(entry.only.allows(cohort, grid, method) for entry in entries)
-        allowed = allowed and config.cohorts[trained_on].only.allows(trained_on, grid, method)
+        origins = ("self", cohort) if trained_on == cohort else (trained_on,)
+        allowed = all(entry.only.allows(cohort, grid, method, origins) for entry in entries)
+        parts = parts_of(trained_on)
+        allowed = allowed and all(config.cohorts[p].only.allows(p, grid, method, origins) for p in parts)
         allowed = allowed and (trained_on == cohort or config.methods[method].learns)
         job = Job(cohort, grid, method, trained_on, sweep)
         if allowed and job not in found:

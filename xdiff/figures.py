@@ -17,12 +17,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from xdiff import captions, step_sweep, training_curves
+from xdiff import ablation_figure, captions, step_sweep, training_curves
 from xdiff.captions import NothingToShow
 from xdiff.drawing import PAGE_IN, STYLE, Look, bars, looks, page
 from xdiff.layout import base_setting, families, in_setting
 from xdiff.panel import panel_figure, read_panels
-from xdiff.stats import is_history, one_step_count, read_metrics
+from xdiff.stats import is_history, one_step_count, read_metrics, without_ablations
 
 
 @mpl.rc_context(STYLE)
@@ -144,6 +144,7 @@ FIGURES: dict[str, tuple[Callable, Callable]] = {
     "axes_policies": (axes_policies, captions.axes_policies),
     "steps": (step_sweep.figure, step_sweep.caption),
     "training_curves": (training_curves.figure, training_curves.caption),
+    "ablation": (ablation_figure.figure, ablation_figure.caption),
 }
 
 
@@ -154,12 +155,12 @@ def save(fig: Figure, out: Path, name: str) -> None:
         fig.savefig(out / f"{name}.png", dpi=150, metadata={"Software": None})
 
 
-def all_figures(metrics: pd.DataFrame, panel: Path | None) -> Iterator[tuple[str, Figure, str]]:
-    """(name, figure, caption) of every figure that has data; the others are named on stderr."""
+def all_figures(metrics: pd.DataFrame, panel: Path | None, only: str = "") -> Iterator[tuple[str, Figure, str]]:
+    """(name, figure, caption) of every figure that has data, or of `only` one; the others are named on stderr."""
     history, measured = metrics[is_history(metrics)], metrics[~is_history(metrics)]
-    tables = {"steps": measured, "training_curves": history}
-    compared = one_step_count(measured)
-    for name, (draw, describe) in FIGURES.items():
+    tables = {"steps": measured, "training_curves": without_ablations(history), "ablation": measured}
+    compared = without_ablations(one_step_count(measured))
+    for name, (draw, describe) in ({only: FIGURES[only]} if only else FIGURES).items():
         table = tables.get(name, compared)
         try:
             yield name, draw(table), describe(table)
@@ -176,10 +177,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--metrics", type=Path, required=True, help="results/metrics/all.tsv")
     parser.add_argument("--panel", type=Path, help="results/metrics/panel.npz: truth and reconstructions to look at")
     parser.add_argument("--out", type=Path, required=True, help="folder of the figures")
+    parser.add_argument("--only", choices=[*FIGURES], default="", help="draw this figure alone, and no panel without --panel")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     written = {}
-    for name, fig, caption in all_figures(read_metrics(args.metrics), args.panel):
+    for name, fig, caption in all_figures(read_metrics(args.metrics), args.panel, args.only):
         save(fig, args.out, name)
         written[name] = caption
     (args.out / "captions.json").write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from xdiff.markup import DASH, Cell, Table
-from xdiff.stats import ROW, one_step_count, rows_among
+from xdiff.stats import ROW, base_of, one_step_count, rows_among, without_ablations
 
 TRIVIAL = ["zeros", "mean_template", "nearest", "linear", "cubic", "retrieval", "gaussian"]
 METHODS = [*TRIVIAL, "gaussian_local", "unet", "unet2d", "mednerf", "tpdm", "score", "flow3d", "xdiff_paper", "xdiff", "truth"]
@@ -26,7 +26,9 @@ _WIDEST = 8  # columns of numbers that still fit a page
 
 
 def method_rank(method: str) -> float:
-    """Position in the canonical order; unknown methods (ablations) come after xdiff, before truth."""
+    """Position in the canonical order; ablations come after their base, unknown methods after xdiff, before truth."""
+    if base_of(method):
+        return method_rank(base_of(method)) + 0.25
     return METHODS.index(method) if method in METHODS else len(METHODS) - 1.5
 
 
@@ -131,10 +133,11 @@ def families(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 def layout(numbers: pd.DataFrame, paired: pd.DataFrame) -> list[tuple[str, list[Table]]]:
     """The tables to read, by family: PSNR against K in three regions, gains over two references, the other settings.
 
-    `numbers` and `paired`: as in main.tsv and paired.tsv, of which every estimate keeps one number of steps.
+    `numbers` and `paired`: as in main.tsv and paired.tsv, of which every estimate keeps one number of steps; ablations are left
+    out.
     Returns [(title of the family, its tables)].
     """
-    numbers = one_step_count(numbers)
+    numbers = without_ablations(one_step_count(numbers))
     labels = row_labels(numbers)
     psnr = numbers[numbers["metric"] == "psnr"]
     pairs = dict(families(rows_among(paired, numbers, ["trained_on", "cohort", "grid", *ROW])))
@@ -161,7 +164,7 @@ def main_table(family: pd.DataFrame, region: str, base: Setting, labels: dict) -
             columns = {("", f"K = 1, {base.frame}"): columns[first], ("", f"K = 1, {frame}"): other} | rest
     present = [key for key in labels if key in set(map(tuple, here[ROW].to_numpy()))]
     numbers = [_column(part, present, 2, interval=True) for part in columns.values()]
-    times, devices = _seconds(here, present)
+    times, devices = seconds_cells(here, present)
     cells = zip(*numbers, times, strict=True)
     caption = (
         f"PSNR (dB), {REGION_NOTES[region]}. Mean over {span(here['n'])} test patients ({span(here['volumes'])} "
@@ -244,8 +247,11 @@ def _column(part: pd.DataFrame, keys: Sequence[tuple], decimals: int, interval: 
     return cells
 
 
-def _seconds(here: pd.DataFrame, keys: Sequence[tuple]) -> tuple[list[Cell], str]:
-    """The column of times, and the devices they were taken on; letters tell them apart where there are several."""
+def seconds_cells(here: pd.DataFrame, keys: Sequence[tuple]) -> tuple[list[Cell], str]:
+    """The column of times, and the devices they were taken on; letters tell them apart where there are several.
+
+    `here`: rows with the columns ROW, seconds and device.
+    """
     devices = sorted(set(here["device"]) - {""})
     letters = {d: f" ({chr(ord('a') + i)})" if len(devices) > 1 else "" for i, d in enumerate(devices)}
     cells = []

@@ -36,6 +36,7 @@ CLIP = 6.0  # features in units of their standard deviation: none may say more
 LOG_STD = (-5.0, 3.0)  # of the predicted standard deviation, in units of the mean residual
 LEAST_STD = 0.05  # of the root mean square over the volume: background must not outweigh the subject
 POWERS = 6
+NOTHING = 1e-3  # of the intensity scale
 CHUNK = 2**17  # voxels that the network sees at a time
 
 
@@ -175,17 +176,21 @@ class Core:
         return torch.from_numpy(total).to(self.device), torch.from_numpy(squares).to(self.device)
 
     def _apply(self, view: View, gaussian: Tensor, spread: Tensor, prior: tuple[Tensor, Tensor], c: int) -> Tensor:
-        """Residual and standard deviation of one contrast, (2, X, Y, Z)."""
+        """Residual and standard deviation of one contrast, (2, X, Y, Z), 0 where nothing was ever seen."""
         network, found = self.network, []
-        columns = gaussian.new_empty((len(network.middle), view.mask.numel()), dtype=torch.float16)
+        where = seen_something(gaussian, prior).flatten().nonzero()[:, 0]
         # in half precision, as in training: at 240 x 240 x 155 voxels the features are what takes the memory
+        columns = gaussian.new_empty((len(network.middle), len(where)), dtype=torch.float16)
         for i, feature in enumerate(features(view, gaussian, spread, prior, c)):
-            columns[i] = ((feature - network.middle[i]) / network.wide[i]).clamp(-CLIP, CLIP).expand(view.shape).flatten()
+            chosen = feature.expand(view.shape).flatten()[where]
+            columns[i] = ((chosen - network.middle[i]) / network.wide[i]).clamp(-CLIP, CLIP)
         for part in columns.split(CHUNK, dim=1):
             known = part.T.float()
             found.append(network.body(known) + functional.pad(network.regressed(known)[:, None], (0, 1)))
         residual, log_std = torch.cat(found).T
-        return (network.unit * torch.stack([residual, torch.exp(log_std.clamp(*LOG_STD))])).reshape(2, *view.shape)
+        result = gaussian.new_zeros((2, view.mask.numel()))
+        result[:, where] = network.unit * torch.stack([residual, torch.exp(log_std.clamp(*LOG_STD))])
+        return result.reshape(2, *view.shape)
 
     def tensors(self) -> dict[str, np.ndarray]:
         state = {f"local.{name}": value.cpu().numpy() for name, value in self.network.state_dict().items()}
@@ -203,6 +208,12 @@ class Core:
 def _at_least(std: Tensor) -> Tensor:
     """No standard deviation (C, X, Y, Z) below LEAST_STD of the contrast's: residuals are divided by it."""
     return torch.maximum(std, LEAST_STD * torch.sqrt((std**2).mean(dim=(1, 2, 3), keepdim=True)) + 1e-6)
+
+
+def seen_something(gaussian: Tensor, prior: tuple[Tensor, Tensor]) -> Tensor:
+    """Voxels (X, Y, Z) bool in which the estimate or the training volumes are not just 0. The others, most of the array round a
+    skull-stripped head, are nothing to correct."""
+    return (gaussian.abs() + prior[1]).amax(dim=0) > NOTHING
 
 
 def features(view: View, gaussian: Tensor, spread: Tensor, prior: tuple[Tensor, Tensor], c: int) -> Iterator[Tensor]:

@@ -25,7 +25,7 @@ from xdiff.errors import InputError
 from xdiff.gaussian import FIT_K
 from xdiff.gaussian_fit import fit
 from xdiff.kinds import Kinds
-from xdiff.local import LOG_STD, POWERS, Core, LocalNetwork, features, powers
+from xdiff.local import LOG_STD, POWERS, Core, LocalNetwork, features, powers, seen_something
 from xdiff.observation import NotEnoughSections, Point, choose_planes, leaves_enough_unseen, observe, well_filled
 from xdiff.planes import AXES, AXIS_NAMES
 from xdiff.view import View
@@ -127,24 +127,16 @@ def _case(core: Core, store: Store, subject: str, point: Point, voxels: int, rng
     given = KINDS.contrasts(store.contrasts, rng)
     observation = observe(volume, planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm, given)
     keep = core.linear.without_patient(patient_of(subject))
-    gaussian, spread = core.linear.estimate_parts(observation, keep)
-    residual = volume / observation.scale[:, None, None, None] - gaussian
-    hidden = ~observation.known.any(axis=0)
-    chosen = rng.choice(np.flatnonzero(hidden), voxels)
-    columns = _columns(core, View.of(observation, core.device), gaussian, spread, keep, chosen)
-    return Case(columns, residual.reshape(len(residual), -1)[:, chosen], float((residual[:, hidden] ** 2).mean()))
-
-
-@torch.inference_mode()
-def _columns(
-    core: Core, view: View, gaussian: np.ndarray, spread: np.ndarray, keep: np.ndarray | None, chosen: np.ndarray
-) -> np.ndarray:
-    """Features (C, n, F) float32 at the voxels `chosen` (n,) of every contrast."""
-    parts, where = [torch.from_numpy(a).to(core.device) for a in (gaussian, spread)], torch.from_numpy(chosen).to(core.device)
-    prior = core.prior(parts[0], keep)
-    contrasts = range(len(gaussian))
-    found = [[f.expand(view.shape).flatten()[where] for f in features(view, *parts, prior, c)] for c in contrasts]
-    return torch.stack([torch.stack(columns, dim=1) for columns in found]).cpu().numpy()
+    parts = [torch.from_numpy(a).to(core.device) for a in core.linear.estimate_parts(observation, keep)]
+    prior, view = core.prior(parts[0], keep), View.of(observation, core.device)
+    residual = torch.from_numpy(volume / observation.scale[:, None, None, None]).to(core.device) - parts[0]
+    hidden = seen_something(parts[0], prior) & ~view.known.any(dim=0)
+    chosen = torch.from_numpy(rng.choice(np.flatnonzero(hidden.cpu().numpy()), voxels)).to(core.device)
+    with torch.inference_mode():
+        found = [[f.expand(view.shape).flatten()[chosen] for f in features(view, *parts, prior, c)] for c in range(len(volume))]
+    columns = torch.stack([torch.stack(of_contrast, dim=1) for of_contrast in found])
+    wanted, square = residual.flatten(1)[:, chosen], (residual[:, hidden] ** 2).mean()
+    return Case(columns.cpu().numpy(), wanted.cpu().numpy(), float(square))
 
 
 def train_network(cases: list[Case], settings: CoreSettings, seed: int) -> LocalNetwork:
@@ -205,9 +197,9 @@ def _regress(known: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
 
 
 def _calibrate(network: LocalNetwork, cases: list[Case]) -> None:
-    """On cases of the validation side: shrink the regression and what the network adds to it to the shares that serve best there, then
-    replace log std by the a + b log std that is likeliest. On its own training volumes the correction errs less, most of all
-    where there is most to err about. Without cases all stay as they are."""
+    """On cases of the validation side: shrink the regression and what the network adds to it to the shares that serve best
+    there, then replace log std by the a + b log std that is likeliest. On its own training volumes the correction errs less,
+    most of all where there is most to err about. Without cases all stay as they are."""
     if not cases:
         return
     found = []

@@ -143,12 +143,12 @@ def observe(
 ) -> Observation:
     """Cut the given sections out of a volume (C, X, Y, Z); the volume itself goes no further.
 
-    given: names of the contrasts that the sections carry, all where None. Raises InputError on a name that is none of them.
+    given: names of the contrasts that the sections carry, all where None. Raises InputError on other names, or none.
     """
-    unknown = [name for name in given or () if name not in contrasts]
-    if unknown:
-        raise InputError("given contrasts", repr(unknown[0]), f"some of {list(contrasts)}")
-    kept = np.array([given is None or name in given for name in contrasts])
+    names = list(contrasts if given is None else given)
+    if not names or not set(names) <= set(contrasts):
+        raise InputError("given contrasts", names, f"some of {list(contrasts)}")
+    kept = np.array([name in names for name in contrasts])
     sections = [np.array(s, dtype=np.float32) for s in cut(volume, planes)]
     scale = np.ones(len(volume), dtype=np.float32)
     if norm == "p99.5":

@@ -349,6 +349,17 @@ def along(values: np.ndarray, axis: int) -> np.ndarray:
     return np.asarray(values).reshape(view)
 
 
+def shifted(array: np.ndarray, shift: Sequence[int], edge: bool = False) -> np.ndarray:
+    """The last len(shift) axes moved by whole voxels; what comes from outside is 0, or repeats the outermost where `edge`."""
+    result = array
+    for axis, by in enumerate(shift, start=array.ndim - len(shift)):
+        source = np.arange(array.shape[axis]) - by
+        result = np.take(result, np.clip(source, 0, len(source) - 1), axis=axis)
+        if not edge:
+            np.moveaxis(result, axis, 0)[(source < 0) | (source >= len(source))] = 0
+    return result
+
+
 def per_section(mask: np.ndarray, axis: int) -> np.ndarray:
     """How many voxels of a mask (X, Y, Z) lie in each section along `axis`, (n,)."""
     return mask.sum(axis=tuple(a for a in range(3) if a != axis))

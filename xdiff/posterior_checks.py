@@ -2,7 +2,8 @@
 
 Of every method with samples, at every point: the error of its own mean against the exact posterior mean where a cohort has one
 (`field_posterior`), the error of a sample against that of the mean, the variance in three bands of frequency, and CRPS. An
-ablation is another method, hence another row. The checks are necessary, not sufficient: a wrong sampler can pass them.
+ablation is another method, hence another row; the tables to read leave BASE-WHAT to ablation.py. The checks are necessary, not
+sufficient: a wrong sampler can pass them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,17 @@ import pandas as pd
 
 from xdiff.layout import Setting, base_setting, difference_from, families, in_setting, method_rank, span
 from xdiff.markup import DASH, Cell, Table
-from xdiff.stats import POINT, ROW, is_curve, one_step_count, paired_ratio, patient_values, rows_among, summarise
+from xdiff.stats import (
+    POINT,
+    ROW,
+    is_curve,
+    one_step_count,
+    paired_ratio,
+    patient_values,
+    rows_among,
+    summarise,
+    without_ablations,
+)
 
 CLOSED_FORM = "field_posterior"
 # check -> ((heading, name of its column), decimals)
@@ -100,7 +111,7 @@ def tables(checks: pd.DataFrame) -> dict[str, list[Table]]:
     `checks`: as check_numbers returns them or posterior.tsv holds them.
     """
     out = {}
-    for title, family in families(checks):
+    for title, family in families(without_ablations(checks)):
         base = base_setting(family)
         frames = [base, *(base._replace(frame=f) for f in sorted(set(family["frame"]) - {base.frame}))]
         parts = [(setting, family[in_setting(family, setting)]) for setting in frames]

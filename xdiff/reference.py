@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from xdiff import figures, tables
-from xdiff.config import load_config
+from xdiff.config import load_config, parts_of
 from xdiff.errors import InputError
 from xdiff.posterior_checks import check_rows
 from xdiff.report import read_ledger
@@ -63,7 +63,7 @@ def provenance(results: Path, command: str, configs: list[Path]) -> dict:
     ledger = read_ledger(results / "benchmarks") if (results / "benchmarks").is_dir() else pd.DataFrame()
     config = dataclasses.asdict(load_config(configs))
     run = config["run"]
-    selected = {**run, "cohorts": [*run["cohorts"], *run["trained_on"]]}
+    selected = {**run, "cohorts": [*run["cohorts"], *(part for name in run["trained_on"] for part in parts_of(name))]}
     used = {k: {n: e for n, e in config[k].items() if n in selected[k]} for k in ("cohorts", "grids", "methods", "sweeps")}
     return {
         "command": command,

@@ -18,7 +18,7 @@ import pandas as pd
 
 from xdiff.errors import InputError
 from xdiff.markup import to_html
-from xdiff.tables import read_main, read_paired, read_posterior, sections
+from xdiff.tables import read_ablation, read_main, read_paired, read_posterior, sections
 
 _STYLE = """
 :root { --ink: #1b1b1b; --faint: #666; --rule: #d9d9d9; --band: #f6f6f4; --accent: #b34a00; }
@@ -113,9 +113,13 @@ def ledger_text(ledger: pd.DataFrame) -> str:
 
 
 def page(tables: Path, figures: Path, benchmarks: Path | None, title: str) -> str:
-    """The whole page as one string of HTML without any reference to another file."""
+    """The whole page as one string of HTML without any reference to another file.
+
+    A folder of tables from before there were ablations has no ablation.tsv, and its page no such section.
+    """
     numbers = read_main(tables / "main.tsv")
-    families = sections(numbers, read_paired(tables / "paired.tsv"), read_posterior(tables / "posterior.tsv"))
+    ablated = read_ablation(tables / "ablation.tsv") if (tables / "ablation.tsv").is_file() else None
+    families = sections(numbers, read_paired(tables / "paired.tsv"), read_posterior(tables / "posterior.tsv"), ablated)
     parts = [("figures", "Figures", _figures(figures)), ("tables", "Tables", _tables(families))]
     parts += [("ledger", "What it cost", _ledger(benchmarks))] if benchmarks else []
     parts += [("provenance", "Where the numbers come from", _provenance(numbers))]
@@ -174,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the page, or print the ledger."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ledger", type=Path, help="print what every rule took, from this folder of benchmarks, and stop")
-    parser.add_argument("--tables", type=Path, help="folder with main.tsv, paired.tsv and posterior.tsv")
+    parser.add_argument("--tables", type=Path, help="folder with main.tsv, paired.tsv, posterior.tsv, ablation.tsv")
     parser.add_argument("--figures", type=Path, help="folder with captions.json and the PNG files")
     parser.add_argument("--out", type=Path, help="the page to write, such as results/report/index.html")
     parser.add_argument("--benchmarks", type=Path, help="Snakemake's benchmarks, for the ledger on the page")

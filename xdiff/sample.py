@@ -59,10 +59,11 @@ def sample(entry: MethodEntry, weights: Path, store: Store, split: Split, sweep:
     """Reconstruct every test subject at every point of a sweep; `out` gets volumes/, manifest and the points left out."""
     _, config = read_weights(weights)
     _check_fits(config, store, weights)
-    if config["trained_on"] == store.cohort and config["split"] != split.sha:
+    trained = config.get("splits", {config["trained_on"]: config["split"]})  # cohort -> split, several where they are joined
+    if trained.get(store.cohort, split.sha) != split.sha:
         raise InputError(
             weights,
-            f"weights of split {config['split'][:12]}",
+            f"weights of split {trained[store.cohort][:12]}",
             f"{split.sha[:12]}: another split's test patients may be trained on",
         )
     subjects = _shard(split.side("test"), shard)

@@ -111,6 +111,37 @@ def is_history(metrics: pd.DataFrame) -> pd.Series:
     return metrics["metric"].str.startswith("history_")
 
 
+def base_of(method: str) -> str:
+    """The method that this one is an ablation of: `xdiff` of `xdiff-no-trunk`, by the first hyphen; "" for no ablation."""
+    base, _, what = method.partition("-")
+    return base if base and what else ""
+
+
+def without_ablations(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows without the ablations of a method that stands beside them (same training set, cohort and grid).
+
+    They would bury the methods that are compared, and have a table and a figure of their own (ablation.py).
+    """
+    keys = ["trained_on", "cohort", "grid", "method"]
+    present = set(rows[keys].drop_duplicates().itertuples(index=False, name=None))
+    hidden = [key for key in present if base_of(key[-1]) and (*key[:-1], base_of(key[-1])) in present]
+    return rows[~pd.MultiIndex.from_frame(rows[keys]).isin(hidden)] if hidden else rows
+
+
+def costs(metrics: pd.DataFrame) -> pd.DataFrame:
+    """What every row cost, indexed by POINT and ROW: seconds, evaluations (medians over volumes) and device.
+
+    `seconds` is empty where the volumes of a row were made on several devices, since times are never compared across devices.
+    """
+    timed = metrics[metrics["metric"].isin(["seconds", "evaluations"]) & ~is_curve(metrics)]
+    cost = timed.groupby([*POINT, *ROW, "metric"])["value"].median().unstack("metric")
+    cost = cost.reindex(columns=["seconds", "evaluations"])
+    devices = timed.groupby([*POINT, *ROW])["device"]
+    cost["device"] = devices.agg(lambda d: " + ".join(sorted(set(d))))
+    cost.loc[devices.nunique().reindex(cost.index) > 1, "seconds"] = np.nan
+    return cost
+
+
 def one_step_count(rows: pd.DataFrame) -> pd.DataFrame:
     """Of the rows of an estimate drawn with several numbers of steps, those with one: asked at most points, then the largest.
 

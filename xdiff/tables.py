@@ -1,6 +1,7 @@
-"""The paper's tables from results/metrics/all.tsv: main.tsv, paired.tsv and posterior.tsv (every number), main.md and main.tex.
+"""The paper's tables from results/metrics/all.tsv: main.tsv, paired.tsv, posterior.tsv, ablation.tsv, main.md and main.tex.
 
-main.md and main.tex are to read: one number of steps per estimate, but for the posterior checks, which show all.
+The .tsv hold every number (ablation.tsv none where nothing is ablated). main.md and main.tex are to read: one number of steps
+per estimate, but for the posterior checks, which show all; ablations in tables of their own.
 
 `python -m xdiff.tables --metrics results/metrics/all.tsv --out results/tables [--skipped results/metrics/skipped.tsv]`
 """
@@ -11,10 +12,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from xdiff import posterior_checks
+from xdiff import ablation, posterior_checks
 from xdiff.errors import InputError
 from xdiff.layout import GAIN_OVER, is_reference, layout, method_rank
 from xdiff.markup import Cell, Table, to_latex, to_markdown
@@ -22,6 +22,7 @@ from xdiff.stats import (
     MEASURE,
     POINT,
     ROW,
+    costs,
     fill_contrasts_given,
     is_curve,
     paired_difference,
@@ -37,22 +38,12 @@ PAIRED_COLUMNS = [*POINT, "region", *ROW, "reference", "reference_method", "mean
 
 
 def main_numbers(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Every scalar measure as mean, 95 % interval, n patients, volumes, beside the cost of its row: MAIN_COLUMNS.
-
-    `seconds` is the median over volumes; it is empty where the volumes of a row were made on several devices, since
-    times are never compared across devices. `evaluations` is the median number of section evaluations.
-    """
+    """Every scalar measure as mean, 95 % interval, n patients, volumes, beside the cost of its row: MAIN_COLUMNS."""
     scalars = metrics[~is_curve(metrics)]
     out = summarise(scalars, [*POINT, *ROW, *MEASURE])
-    timed = scalars[scalars["metric"].isin(["seconds", "evaluations"])]
-    cost = timed.groupby([*POINT, *ROW, "metric"])["value"].median().unstack("metric")
-    cost = cost.reindex(columns=["seconds", "evaluations"])
-    timed = timed.groupby([*POINT, *ROW])["device"]
-    cost["device"] = timed.agg(lambda d: " + ".join(sorted(set(d))))
-    cost.loc[timed.nunique().reindex(cost.index) > 1, "seconds"] = np.nan
     family = ["trained_on", "cohort", "grid", "frame"]
     splits = scalars.groupby(family)["split"].agg(lambda s: " + ".join(sorted(set(s)))).rename("split")
-    out = out.join(cost, on=[*POINT, *ROW]).join(splits, on=family).fillna({"device": ""})
+    out = out.join(costs(scalars), on=[*POINT, *ROW]).join(splits, on=family).fillna({"device": ""})
     order = out["method"].map(method_rank)
     by = [*POINT[:-1], "order", *ROW, *MEASURE, "K"]
     return out.assign(order=order).sort_values(by, ignore_index=True)[MAIN_COLUMNS]
@@ -71,6 +62,11 @@ def read_paired(path: Path | str) -> pd.DataFrame:
 def read_posterior(path: Path | str) -> pd.DataFrame:
     """posterior.tsv as posterior_checks.check_numbers returned it."""
     return _read(path, posterior_checks.COLUMNS)
+
+
+def read_ablation(path: Path | str) -> pd.DataFrame:
+    """ablation.tsv as ablation.numbers returned it."""
+    return _read(path, ablation.COLUMNS).fillna({"device": ""})
 
 
 def _read(path: Path | str, columns: list[str]) -> pd.DataFrame:
@@ -109,10 +105,13 @@ def paired_numbers(metrics: pd.DataFrame) -> pd.DataFrame:
     return table.assign(order=order).sort_values(by, ignore_index=True)[PAIRED_COLUMNS]
 
 
-def sections(numbers: pd.DataFrame, paired: pd.DataFrame, checks: pd.DataFrame) -> list[tuple[str, list[Table]]]:
-    """All tables to read, by family, from what main.tsv, paired.tsv and posterior.tsv hold."""
+def sections(
+    numbers: pd.DataFrame, paired: pd.DataFrame, checks: pd.DataFrame, ablations: pd.DataFrame | None = None
+) -> list[tuple[str, list[Table]]]:
+    """All tables to read, by family, from what main.tsv, paired.tsv, posterior.tsv and, where it is there, ablation.tsv hold."""
     found = posterior_checks.tables(checks)
-    return [(title, [*own, *found.get(title, [])]) for title, own in layout(numbers, paired)]
+    ablated = {} if ablations is None else ablation.tables(ablations)
+    return [(title, [*own, *found.get(title, []), *ablated.get(title, [])]) for title, own in layout(numbers, paired)]
 
 
 def skipped_table(path: Path | str) -> Table | None:
@@ -147,7 +146,7 @@ def latex(parts: list[tuple[str, list[Table]]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write main.tsv, paired.tsv, posterior.tsv, main.md and main.tex into the folder `--out`."""
+    """Write main.tsv, paired.tsv, posterior.tsv, ablation.tsv, main.md and main.tex into the folder `--out`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--metrics", type=Path, required=True, help="results/metrics/all.tsv")
     parser.add_argument("--out", type=Path, required=True, help="folder of the tables")
@@ -157,6 +156,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     found = {"main": main_numbers(metrics), "paired": paired_numbers(metrics)}
     found["posterior"] = posterior_checks.check_numbers(metrics)
+    found["ablation"] = ablation.numbers(metrics)
     for name, table in found.items():
         table.to_csv(args.out / f"{name}.tsv", sep="\t", index=False, float_format="%.6g")
     parts = sections(*found.values())

@@ -2,6 +2,8 @@
 
     python -m xdiff.train --method gaussian --entry JSON --data results/data/c/g --split split.tsv --out results/models/c/g/m
 
+With several folders and splits the cohorts are joined: the first one's split, to which the others add their training sides.
+
 The same command again resumes: checkpoints live beside `--out` in a folder keyed by the hash of entry, data and split.
 With --budget an iterative training stops cleanly after that many minutes, with exit status 75; the same command goes on.
 """
@@ -22,7 +24,8 @@ from types import ModuleType
 from xdiff.budget import OutOfTime, time_budget
 from xdiff.checkpoint import HISTORY, read_weights, write_weights
 from xdiff.config import MethodEntry, digest, from_dict
-from xdiff.data.split import Split, read_split
+from xdiff.data.joint import JointStore, open_data
+from xdiff.data.split import Split
 from xdiff.data.store import Store
 from xdiff.errors import InputError
 
@@ -57,6 +60,7 @@ def train(name: str, entry: MethodEntry, store: Store, split: Split, out: Path) 
         "data": store.fingerprint,
         "split": split.sha,
         "model_version": MODEL_VERSION,
+        **({"splits": store.splits} if isinstance(store, JointStore) else {}),
     }
     key = digest(described)
     if _finished(out, key):
@@ -102,8 +106,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="xdiff train", description="Train one method on one preprocessed cohort.")
     parser.add_argument("--method", required=True, help="name of the method, as results are labelled")
     parser.add_argument("--entry", required=True, help="its config entry as JSON")
-    parser.add_argument("--data", required=True, type=Path, help="preprocessed cohort, results/data/COHORT/GRID")
-    parser.add_argument("--split", required=True, type=Path, help="split TSV")
+    parser.add_argument(
+        "--data", required=True, type=Path, nargs="+", help="preprocessed cohort, results/data/COHORT/GRID; several are joined"
+    )
+    parser.add_argument("--split", required=True, type=Path, nargs="+", help="split TSV of each")
     parser.add_argument("--out", required=True, type=Path, help="weights folder to write")
     budget = f"stop after this long with a checkpoint written and exit status {UNFINISHED}; the same command goes on"
     parser.add_argument("--budget", type=float, default=math.inf, metavar="MINUTES", help=budget)
@@ -111,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     entry = from_dict(MethodEntry, json.loads(args.entry), f"methods.{args.method}")
     try:
         with time_budget(args.budget):
-            train(args.method, entry, Store(args.data), read_split(args.split), args.out)
+            train(args.method, entry, *open_data(args.data, args.split), args.out)
     except OutOfTime as stop:
         print(f"{args.method}: budget of {args.budget:g} min spent at {stop}, checkpoint written; the same command goes on")
         sys.exit(UNFINISHED)

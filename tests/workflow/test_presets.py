@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from conftest import PRESETS, REPOSITORY, job_counts, snakemake
+from synthetic_metrics import ablation_metrics, sweep_metrics, write_metrics
 
-from xdiff.config import EMBEDDED, jobs, load_config
+from xdiff.config import EMBEDDED, jobs, load_config, parts_of
 
 CONFIGS = [REPOSITORY / "config.yaml", *sorted(PRESETS.glob("*.yaml"))]
 
@@ -24,7 +25,7 @@ def test_dry_run_plans_every_job(path: Path, tmp_path: Path) -> None:
     assert dry.returncode == 0, dry.stdout[-3000:]
     config = load_config([REPOSITORY / "config.yaml", *([path] if overlay else [])])
     wanted = jobs(config)
-    stores = {(name, job.grid) for job in wanted for name in (job.cohort, job.trained_on)}
+    stores = {(name, job.grid) for job in wanted for name in (job.cohort, *parts_of(job.trained_on))}
     expected = {
         "generate": len({name for name, _ in stores if config.cohorts[name].layout in EMBEDDED}),
         "split": len({name for name, _ in stores}),
@@ -42,7 +43,7 @@ def test_dry_run_plans_every_job(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_named_splits_exist_and_nothing_selected_is_empty(path: Path) -> None:
     config = load_config([REPOSITORY / "config.yaml", *([path] if path.name != "config.yaml" else [])])
-    for name in {name for job in jobs(config) for name in (job.cohort, job.trained_on)}:
+    for name in {name for job in jobs(config) for name in (job.cohort, *parts_of(job.trained_on))}:
         cohort = config.cohorts[name]
         assert cohort.layout in EMBEDDED or cohort.source, f"{name}: no source to print where the folder is missing"
         assert not cohort.split.file or (REPOSITORY / cohort.split.file).exists()
@@ -62,6 +63,29 @@ def test_a_target_needs_only_what_comes_before_it(tmp_path: Path) -> None:
     dry = snakemake(tmp_path, "--configfile", PRESETS / "smoke.yaml", "--dry-run", "--", "models")
     counts = job_counts(dry.stdout)
     assert counts["models"] == 1 and counts["train"] > 1 and "sample" not in counts, dry.stdout[-2000:]
+
+
+def test_the_ablation_target_plans_every_job_and_no_page(tmp_path: Path) -> None:
+    arguments = ["--configfile", PRESETS / "ablation.yaml", "--config", f"data_root={tmp_path}", "--dry-run", "--", "ablation"]
+    counts = job_counts(snakemake(tmp_path, *arguments).stdout)
+    wanted = jobs(load_config([REPOSITORY / "config.yaml", PRESETS / "ablation.yaml"]))
+    assert counts["ablation"] == 1 and counts["sample"] == counts["evaluate"] == len(wanted)
+    assert not set(counts) & {"all", "panel", "tables", "figures", "report"}
+
+
+@pytest.mark.parametrize("ablated", [True, False])
+def test_the_ablation_target_makes_table_and_figure_from_the_long_table(tmp_path: Path, ablated: bool) -> None:
+    table = ablation_metrics(patients=2) if ablated else sweep_metrics(patients=2)
+    write_metrics(table, tmp_path / "results/metrics/all.tsv")
+    arguments = ["--configfile", PRESETS / "ablation.yaml", "--allowed-rules", "ablation", "--", "ablation"]
+    done = snakemake(tmp_path, *arguments)
+    made = {p.name for p in (tmp_path / "results/ablation").glob("*")}
+    if ablated:
+        assert done.returncode == 0, done.stdout[-2000:]
+        assert made == {"captions.json", *(f"ablation.{end}" for end in ("tsv", "md", "png", "pdf"))}
+    else:
+        assert done.returncode != 0 and not made
+        assert "found no ablation" in (tmp_path / "results/logs/ablation.log").read_text()
 
 
 REFERENCES = sorted(REPOSITORY.glob("results/reference/*/metrics.tsv.gz"))

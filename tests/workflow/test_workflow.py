@@ -50,15 +50,21 @@ def test_long_table_has_the_columns_of_the_contract(metrics: pd.DataFrame) -> No
     assert list(metrics.columns) == COLUMNS
 
 
-def test_every_method_has_rows_for_every_point_it_can_do(metrics: pd.DataFrame, config: Config) -> None:
+def test_every_method_has_rows_for_every_point_it_can_do(metrics: pd.DataFrame, config: Config, smoke: Path) -> None:
     found = metrics[metrics["metric"] == "evaluations"]
+    skipped = pd.read_csv(smoke / "results/metrics/skipped.tsv", sep="\t")
+    left_out = set(skipped[["method", "K", "contrasts_given"]].itertuples(index=False, name=None))
+    assert left_out == {("nearest", 1, "t1n")}  # which cannot interpolate what is not given
     counted = 0
     for job in jobs(config):
         entry, n_test = config.methods[job.method], config.cohorts[job.cohort].split.n_test
         for point in points_of(config.sweeps[job.sweep], entry.estimates, entry.min_k, entry.stepped):
             same = found[(found["method"] == job.method) & (found["cohort"] == job.cohort) & (found["K"] == point.K)]
             same = same[(same["estimate"] == point.estimate) & (same["seed"] == point.seed) & (same["steps"] == point.steps)]
-            if job.cohort == "gaussian-field":
+            same = same[same["contrasts_given"] == point.contrasts_given]
+            if (job.method, point.K, point.contrasts_given) in left_out:
+                assert same.empty, f"{job} {point}"
+            elif job.cohort == "gaussian-field":
                 assert len(same) == n_test, f"{job} {point}"
             else:  # patients, some with a second visit
                 assert len(same) == same["subject"].nunique() >= n_test, f"{job} {point}"
@@ -113,6 +119,18 @@ def test_trainings_are_told_beside_what_was_measured(everything: pd.DataFrame, s
         assert set(own["x"]) == steps and set(own["subject"]) <= {"validation", "training"}
         assert own.loc[own["metric"] == "history_best", "value"].isin(steps).sum() == 1
     assert (smoke / "results/figures/training_curves.png").exists()
+
+
+def test_a_contrast_that_is_not_given_is_all_unseen(metrics: pd.DataFrame) -> None:
+    """Of T1 sections alone the other contrasts have no voxel that is known, yet the gaussian row says something about them."""
+    rows = metrics[(metrics["cohort"] == "phantom-brain") & (metrics["metric"] == "psnr") & metrics["x_name"].isna()]
+    rows = rows[(rows["method"] == "gaussian") & (rows["estimate"] == "mean") & (rows["K"] == 1)]
+    mean = rows.groupby(["contrasts_given", "contrast", "region"])["value"].mean()
+    for contrast in ("t1c", "t2w", "t2f"):
+        assert mean["t1n", contrast, "brain"] == pytest.approx(mean["t1n", contrast, "unseen_masked"])
+        assert mean["all", contrast, "brain"] > mean["all", contrast, "unseen_masked"]
+        assert mean["t1n", contrast, "unseen_masked"] > 10
+    assert mean["t1n", "t1n", "brain"] > mean["t1n", "t1n", "unseen_masked"]
 
 
 def test_known_order_of_methods_holds_on_the_field(metrics: pd.DataFrame) -> None:

@@ -1,8 +1,9 @@
 # Tables, figures and the page, from the long table alone. None of these loads torch.
 REFERENCES = sorted(p.parent.name for p in Path(REPOSITORY).glob("results/reference/*/metrics.tsv.gz"))
-TABLE_MODULES = ("tables", "posterior_checks", "stats", "layout", "markup")
+TABLE_MODULES = ("tables", "posterior_checks", "ablation", "stats", "layout", "markup")
 TABLE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in TABLE_MODULES]
 FIGURE_MODULES = ("figures", "drawing", "panel", "captions", "step_sweep", "training_curves", "stats", "layout")
+FIGURE_MODULES += ("ablation_figure", "ablation", "posterior_checks")
 FIGURE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in FIGURE_MODULES]
 
 
@@ -17,6 +18,7 @@ rule tables:
         numbers=report("results/tables/main.tsv", caption="../report/main_table.rst", category="Tables"),
         paired="results/tables/paired.tsv",
         posterior="results/tables/posterior.tsv",
+        ablation="results/tables/ablation.tsv",
     log:
         "results/logs/tables.log",
     benchmark:
@@ -29,6 +31,32 @@ rule tables:
         disk_mb=100,
     shell:
         "python -m xdiff.tables --metrics {input.metrics:q} --skipped {input.skipped:q} --out $(dirname {output.markdown:q}) > {log:q} 2>&1"
+
+
+rule ablation:
+    # Table and figure of what every part is worth, and nothing else: an error where no method is ablated.
+    input:
+        metrics="results/metrics/all.tsv",
+        code=[*TABLE_CODE, *FIGURE_CODE],
+    output:
+        table="results/ablation/ablation.tsv",
+        markdown="results/ablation/ablation.md",
+        figure=report("results/ablation/ablation.png", caption="../report/ablation.rst", category="Ablation"),
+        drawing="results/ablation/ablation.pdf",
+        captions="results/ablation/captions.json",
+    log:
+        "results/logs/ablation.log",
+    benchmark:
+        "results/benchmarks/ablation/all.tsv"
+    conda:
+        "../envs/xdiff.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+        disk_mb=100,
+    shell:
+        "(python -m xdiff.ablation --metrics {input.metrics:q} --out $(dirname {output.table:q}) &&"
+        " python -m xdiff.figures --only ablation --metrics {input.metrics:q} --out $(dirname {output.figure:q})) > {log:q} 2>&1"
 
 
 rule figures:

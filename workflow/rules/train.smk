@@ -1,10 +1,10 @@
-# One weights folder per (cohort, grid, method). The same command again resumes from the undeclared sibling NAME.checkpoints.
+# One weights folder per (cohort, grid, method); cohort may be several joined by `+`. The same command again resumes from the undeclared sibling NAME.checkpoints.
 
 
 rule train:
     input:
-        data="results/data/{cohort}/{grid}/dataset.json",
-        split="results/data/{cohort}/split.tsv",
+        data=lambda wc: [store_of(part, wc.grid) for part in xcfg.parts_of(wc.cohort)],
+        split=lambda wc: [split_of(part) for part in xcfg.parts_of(wc.cohort)],
     output:
         weights="results/models/{cohort}/{grid}/{method}/weights.safetensors",
         config="results/models/{cohort}/{grid}/{method}/config.json",

@@ -14,6 +14,7 @@ from xdiff.errors import InputError
 
 SIDES = ("train", "val", "test")
 COLUMNS = ["subject", "patient", "side"]
+SEPARATOR = ":"  # COHORT:SUBJECT where cohorts are joined (joint.py)
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,10 @@ class Split:
 def patient_of(subject: str) -> str:
     """The patient a subject (one visit) belongs to.
 
-    BraTS-GLI-00503-001 -> BraTS-GLI-00503 (the last block counts visits), sub-02_ses-1 -> sub-02, anything else is itself.
+    BraTS-GLI-00503-001 -> BraTS-GLI-00503 (the last block counts visits), sub-02_ses-1 -> sub-02, anything else is itself;
+    the name of a cohort before a colon stays.
     """
-    brats = re.fullmatch(r"(BraTS-[A-Za-z]+-\d+)-\d+", subject)
+    brats = re.fullmatch(rf"((?:.*{SEPARATOR})?BraTS-[A-Za-z]+-\d+)-\d+", subject)
     if brats:
         return brats.group(1)
     return subject.split("_ses-")[0]

@@ -12,7 +12,7 @@ import pandas as pd
 from xdiff.data.store import Store
 from xdiff.metrics.evaluate import load_prediction, parse_given
 from xdiff.planes import AXES, Plane
-from xdiff.stats import one_step_count
+from xdiff.stats import one_step_count, without_ablations
 
 VIEWS = ("axial", "coronal", "sagittal")
 
@@ -21,12 +21,12 @@ def build_panels(manifests: Sequence[Path], out: Path, wanted_k: Sequence[int] =
     """Write panel.npz: for each (trained_on, cohort, grid) and K wanted, the first test subject under every method.
 
     Only axis axial, policy uniform, thin sections, all contrasts given; seed 0 of samples; of a sweep over steps the one number
-    of steps that the tables show. Returns the number of panels.
+    of steps that the tables show; no ablations. Returns the number of panels.
     """
     table = pd.concat(
         [pd.read_csv(m, sep="\t", dtype={"subject": str, "grid": str, "indices": str}, keep_default_na=False) for m in manifests]
     )
-    table = one_step_count(table)
+    table = without_ablations(one_step_count(table))
     base = table[
         (table["axis"] == "axial") & (table["policy"] == "uniform") & (table["thickness_mm"] == 0) & (table["seed"] == 0)
     ]
