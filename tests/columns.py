@@ -14,14 +14,15 @@ from scipy import ndimage
 from xdiff.config import Cohort, Grid, SplitRule
 from xdiff.data.split import Split, patient_of
 from xdiff.data.store import Store
-from xdiff.draws import Draws
+from xdiff.draws import Draw, Draws
 from xdiff.gaussian import LinearGaussian
 from xdiff.gaussian_fit import training_rows
 from xdiff.local import Core, LocalNetwork, features
 from xdiff.local_fit import CoreSettings
 from xdiff.metrics.core import by_region, regions
-from xdiff.observation import observe
+from xdiff.observation import Observation, observe
 from xdiff.planes import Plane
+from xdiff.view import View
 from xdiff.volumes import write_volume
 
 SHAPE = (16, 20, 16)
@@ -45,6 +46,13 @@ def axial_planes(draws: Draws, rng: np.random.Generator, *_: object) -> list[Pla
     return [Plane(2, int(i)) for i in sorted(rng.choice(SHAPE[2], rng.integers(1, 4), replace=False))]
 
 
+def observation_of(draw: Draw, store: Store) -> Observation:
+    """What is given in a draw, cut out of its truth, in the draw's units."""
+    view = draw.view
+    given = [name for name, carried in zip(store.contrasts, view.given.tolist(), strict=True) if carried]
+    return observe(draw.truth.cpu().numpy(), view.planes, store.contrasts, view.spacing_mm, store.frame, "none", given)
+
+
 def mean_gain_db(columns: Prepared, method: object) -> float:
     """Gain of a method's `mean` over its own gaussian row on the test side, from one axial section, in dB of `unseen`."""
     store, gains = columns.store, []
@@ -65,7 +73,8 @@ def plain_core(store: Store, split: Split, settings: CoreSettings = PLAIN, workd
     rows, subjects = training_rows(store, split.side("train"), settings.max_volumes)
     linear = LinearGaussian(rows, patients=tuple(patient_of(s) for s in subjects))
     observation = observe(rows[0], [Plane(2, 9)], store.contrasts, (4.0, 4.0, 4.0), store.frame, "none")
-    count = len(list(features(observation, rows[0], rows[0], (rows[0], rows[0]), 0)))
+    row = torch.from_numpy(rows[0])
+    count = len(list(features(View.of(observation), row, row, (row, row), 0)))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = LocalNetwork(count, 4)

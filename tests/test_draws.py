@@ -21,9 +21,7 @@ from xdiff.metrics.core import by_region, regions
 from xdiff.observation import Observation, Point, choose_planes, intensity_scale, observe, well_filled
 from xdiff.planes import Plane, cut
 
-PLAIN = DrawSettings(augment=Augmentation(warp=0.0))
 WARPED, SYMMETRIC = Augmentation(warp=1.0), Augmentation(symmetric=True)
-Case = tuple[Prepared, Core]
 
 
 with_augmentation = pytest.mark.parametrize(
@@ -37,14 +35,6 @@ with_augmentation = pytest.mark.parametrize(
     ],
     indirect=["case"],
 )
-
-
-def core_of(cohort: Prepared) -> Core:
-    """A plain core with some local correction: which does not matter here."""
-    core = plain_core(cohort.store, cohort.split)
-    with torch.no_grad():
-        core.network.body[-1].weight.normal_(0, 1.0, generator=torch.Generator().manual_seed(0))
-    return core
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +52,6 @@ def case(request: pytest.FixtureRequest) -> Case:
     return request.getfixturevalue(request.param)
 
 
-def make_draws(case: Case, settings: DrawSettings = PLAIN, subjects: list[str] | None = None) -> Draws:
-    cohort, core = case
-    return Draws(cohort.store, subjects or cohort.split.side("train"), core, settings)
-
-
 def overwritten(core: Core, row: int) -> Core:
     """The same core in which another volume stands where one and its mirror image did."""
     linear = core.linear
@@ -76,10 +61,6 @@ def overwritten(core: Core, row: int) -> Core:
 
 
 # The subject is left out --------------------------------------------------------------------------------------------
-
-
-def same(a: Draw, b: Draw) -> bool:
-    return all(np.allclose(one, other, rtol=1e-4, atol=1e-5) for one, other in zip(a.known, b.known, strict=True))
 
 
 @with_augmentation
@@ -235,115 +216,3 @@ def test_sections_that_only_graze_the_head_are_not_given_in_training(axis: int) 
     np.testing.assert_array_equal(kept, area >= 0.2 * area.max())
 
 
-# The residual's scale -----------------------------------------------------------------------------------------------
-
-
-def spread_out(case: Case, k: int) -> tuple[Observation, Estimate]:
-    """k axial sections of a test subject, evenly spread, and what is known of it."""
-    cohort, core = case
-    store, subject = cohort.store, cohort.split.side("test")[0]
-    point = Point(k, "axial", "uniform", 0.0, 1, "mean", 0)
-    planes = choose_planes(point, store.foreground(subject), None, store.spacing_mm(subject), subject)
-    observation = observe(store.volume(subject), planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm)
-    return observation, core.estimate(observation)
-
-
-@pytest.mark.parametrize("repeats", [1, 3])
-def test_a_draw_is_made_once_and_used_often(field_case: Case, repeats: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings, made, one = replace(PLAIN, repeats=repeats), [], Draws.one
-    monkeypatch.setattr(Draws, "one", lambda self, rng: (made.append(one(self, rng)), made[-1])[1])
-    draws, later = make_draws(field_case, settings), ECHO * repeats
-    steps = [draws.of_step(7, step, 2) for step in range(3 * later)]
-    assert len(made) <= 4 * ECHO + 1
-    uses = Counter(id(draw) for pair in steps for draw in pair)
-    assert max(uses.values()) == 2 * repeats and sorted(uses.values())[len(uses) // 2] >= repeats
-    assert all(first is not second for first, second in steps)
-    assert len({(id(first), id(second)) for first, second in steps}) >= len(steps) * 2 / (repeats + 1) - 2
-    resumed = make_draws(field_case, settings).of_step(7, later + 1, 2)  # a training that begins here sees the same
-    assert all(same(a, b) for a, b in zip(resumed, steps[later + 1], strict=True))
-    assert not same(resumed[0], make_draws(field_case, settings).of_step(8, later + 1, 2)[0])
-
-
-def test_importance_turns_errors_of_residuals_into_errors_of_intensities(case: Case) -> None:
-    draw = make_draws(case).one(np.random.default_rng(0))
-    weight, error = importance(draw.known), draw.truth - draw.known.corrected
-    np.testing.assert_allclose(weight.mean(axis=(1, 2, 3)), 1, rtol=1e-4)
-    relative = (error**2).mean(axis=(1, 2, 3)) / (draw.known.std**2).mean(axis=(1, 2, 3))
-    np.testing.assert_allclose((weight * residual(draw) ** 2).mean(axis=(1, 2, 3)), relative, rtol=1e-3)
-    assert weight.dtype == residual(draw).dtype == np.float32
-
-
-# Checks -------------------------------------------------------------------------------------------------------------
-
-
-def test_checks_score_as_the_protocol_defines_unseen(case: Case) -> None:
-    """Against xdiff.metrics.core, contrast by contrast, on a volume that paints outside the head too."""
-    cohort, _ = case
-    checks = Checks(make_draws(case), cohort.split, (1, 3), 2)
-    rng = np.random.default_rng(0)
-    guesses = [draw.truth + 0.1 * rng.standard_normal(draw.truth.shape, dtype=np.float32) for _, _, draw, _ in checks.cases]
-    left = iter(guesses)
-    scores = checks.score(lambda draw: next(left))
-    expected: dict[tuple[str, int], list[float]] = {}
-    for (side, k, draw, _), guess in zip(checks.cases, guesses, strict=True):
-        where = regions(draw.foreground, draw.observation.mask, None)
-        by_contrast = [
-            {(region, metric): value for region, metric, value in by_region(truth, one, where)}["unseen", "psnr"]
-            for truth, one in zip(draw.truth, guess, strict=True)
-        ]
-        # one error over all contrasts: the mean of the squares, not of the decibels
-        expected.setdefault((side, k), []).append(-10 * np.log10(np.mean([10 ** (-p / 10) for p in by_contrast])))
-    found = {(side, k): entry["psnr"] for side, by_k in scores.items() for k, entry in by_k.items()}
-    assert found == pytest.approx({key: np.mean(values) for key, values in expected.items()}, abs=2e-4)
-    assert set(found) == {(side, k) for side in ("validation", "training") for k in (1, 3)}
-
-
-def test_score_of_a_training_is_the_mean_gain_on_the_validation_side() -> None:
-    scores = {"validation": {1: {"psnr": 21.0, "gaussian": 20.0}, 5: {"psnr": 24.5, "gaussian": 25.0}}}
-    scores["training"] = {1: {"psnr": 99.0, "gaussian": 20.0}}
-    assert mean_gain(scores) == 0.25
-    assert mean_gain({"training": scores["training"]}) == 0
-
-
-def test_the_gaussian_row_gains_nothing_on_itself(case: Case) -> None:
-    checks = Checks(make_draws(case), case[0].split, (1, 3), 2)
-    scores = checks.score(lambda draw: draw.known.gaussian)
-    assert all(entry["psnr"] == entry["gaussian"] for by_k in scores.values() for entry in by_k.values())
-    better = checks.score(lambda draw: 0.5 * draw.known.gaussian + 0.5 * draw.truth)  # half the error
-    for by_k in better.values():
-        for entry in by_k.values():
-            assert entry["psnr"] - entry["gaussian"] == pytest.approx(20 * np.log10(2), abs=1e-3)
-
-
-def test_checks_are_the_same_cases_for_every_method_and_none_of_the_test_side(case: Case) -> None:
-    cohort, _ = case
-    asked: list[str] = []
-    draws = make_draws(case, DrawSettings())
-    one_case = draws.case
-    draws.case = lambda subject, *rest: (asked.append(subject), one_case(subject, *rest))[1]  # type: ignore[method-assign]
-    checks = Checks(draws, cohort.split, (1, 3), 2)
-    val, train = cohort.split.side("val")[:2], cohort.split.side("train")[:2]
-    assert Counter(asked) == {subject: 2 for subject in (*val, *train)}
-    again = Checks(make_draws(case, DrawSettings()), cohort.split, (1, 3), 2)
-    for (side, k, draw, base), (side_2, k_2, draw_2, base_2) in zip(checks.cases, again.cases, strict=True):
-        assert (side, k, base) == (side_2, k_2, base_2)
-        assert same(draw, draw_2)
-        assert {p.axis for p in draw.observation.planes} == {2} and len(draw.observation.planes) == k
-
-
-def test_training_subjects_are_checked_against_the_gaussian_that_leaves_them_out(field_case: Case) -> None:
-    """Else their gain would be measured against a memorised answer, and overfitting would not show."""
-    _, core = field_case
-    checks = Checks(make_draws(field_case), field_case[0].split, (1,), 4)
-
-    def shown_what_it_knows(draw: Draw) -> np.ndarray:
-        return core.estimate(draw.observation).gaussian
-
-    scores = checks.score(shown_what_it_knows)
-    assert scores["validation"][1]["psnr"] == scores["validation"][1]["gaussian"]
-    assert scores["training"][1]["psnr"] > scores["training"][1]["gaussian"] + 0.5
-
-
-def test_a_k_that_leaves_too_little_unseen_is_left_out_as_in_the_sweeps(field_case: Case) -> None:
-    checks = Checks(make_draws(field_case), field_case[0].split, (3, 14, 16, 60), 1)  # of 18 sections
-    assert {k for _, k, _, _ in checks.cases} == {3}
