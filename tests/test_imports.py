@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # A module may import those before it, never those after it. A package counts as one.
 ORDER = (
     *("errors", "budget", "config", "volumes", "planes", "observation", "checkpoint"),
-    *("gaussian", "data", "gaussian_fit", "local", "local_fit", "augment", "draws", "loop", "model"),
+    *("gaussian", "data", "registration", "gaussian_fit", "local", "local_fit", "augment", "draws", "loop", "model"),
     *("train", "sample", "segment", "trust", "stats", "metrics"),
     *("markup", "layout", "drawing", "panel", "captions", "step_sweep", "training_curves", "posterior_checks"),
     *("tables", "figures", "report", "reference", "bench", "cli"),

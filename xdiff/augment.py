@@ -32,18 +32,32 @@ class Augmentation:
     symmetric: bool = False
 
     def __call__(
-        self, volume: np.ndarray, foreground: np.ndarray, spacing_mm: tuple[float, float, float], rng: np.random.Generator
+        self,
+        volume: np.ndarray,
+        foreground: np.ndarray,
+        spacing_mm: tuple[float, float, float],
+        rng: np.random.Generator,
+        displacement: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Volume (C, X, Y, Z) >= 0 and foreground (X, Y, Z), changed together or, with probability 1 - warp, not at all."""
+        """Volume (C, X, Y, Z) >= 0 and foreground (X, Y, Z), changed together or, with probability 1 - warp, not at all.
+
+        displacement (3, X, Y, Z) in voxels: a warp that comes before, in any case; both at once, so that nothing is interpolated
+        twice.
+        """
         if self.symmetric:
             return _symmetry(volume, foreground, rng)
-        if rng.random() >= self.warp:
+        augmented = rng.random() < self.warp
+        if not augmented and displacement is None:
             return volume, foreground
-        where = self._sources(volume.shape[1:], spacing_mm, rng)
+        where = self._sources(volume.shape[1:], spacing_mm, rng) if augmented else np.indices(foreground.shape, dtype=np.float32)
+        if displacement is not None:
+            where = where + np.stack([ndimage.map_coordinates(d, where, order=1, mode="nearest") for d in displacement])
         # cubic, because linear interpolation takes away texture that samples are to have
         warped = np.stack([ndimage.map_coordinates(c, where, order=3, mode="nearest") for c in volume])
         inside = ndimage.map_coordinates(foreground.astype(np.float32), where, order=1, mode="nearest") > 0.5
-        changed = self._intensity(np.maximum(warped, 0).astype(np.float32), spacing_mm, rng)
+        changed = np.maximum(warped, 0).astype(np.float32)
+        if augmented:
+            changed = self._intensity(changed, spacing_mm, rng)
         # a spline rings where the background is exactly zero
         background = ~ndimage.binary_dilation(inside) & (volume == 0).any()
         return np.where(background, 0, changed).astype(np.float32), inside

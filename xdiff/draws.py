@@ -6,15 +6,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from xdiff.augment import Augmentation
 from xdiff.data.split import Split, patient_of
 from xdiff.data.store import Store
+from xdiff.errors import InputError
 from xdiff.local import Core, Estimate
 from xdiff.observation import NotEnoughSections, Observation, Point, choose_planes, leaves_enough_unseen, observe, well_filled
 from xdiff.planes import AXIS_NAMES, Plane
+from xdiff.registration import Warps, WarpSettings, fit_warps, mirrored
 
 ECHO = 4  # draws made between the uses of one in two places of a batch
 
@@ -22,12 +26,20 @@ ECHO = 4  # draws made between the uses of one in two places of a batch
 @dataclass(frozen=True)
 class DrawSettings:
     """max_k: most given sections; uniform: share of draws with the sweeps' policy, the others have random sections; repeats:
-    steps for which a draw is used in a row in one place of the batch."""
+    steps for which a draw is used in a row in one place of the batch; donors: share of draws in which the volume goes a random
+    part of the way to the shape of another patient of the training side (registration.py) before it is augmented."""
 
     max_k: int = 12
     uniform: float = 0.5
     repeats: int = 2
+    donors: float = 0.0
     augment: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.donors <= 1:
+            raise InputError("draws.donors", self.donors, "a share in 0..1")
+        if self.donors and self.augment.symmetric:
+            raise InputError("draws.donors", f"{self.donors} with augment.symmetric", "0: random fields have no shape to give")
 
 
 @dataclass(frozen=True)
@@ -44,10 +56,22 @@ class Draw:
 class Draws:
     """Random cases from the training side, each a function of its generator alone."""
 
-    def __init__(self, store: Store, subjects: Sequence[str], core: Core, settings: DrawSettings) -> None:
-        self.store, self.core, self.settings = store, core, settings
+    def __init__(
+        self, store: Store, subjects: Sequence[str], core: Core, settings: DrawSettings, warps: Warps | None = None
+    ) -> None:
+        self.store, self.core, self.settings, self.warps = store, core, settings, warps
         self.subjects = list(subjects)
+        patients = {patient_of(subject) for subject in subjects}
+        if settings.donors and (warps is None or len(patients) < 3):  # two patients are left out of the core
+            raise InputError("draws.donors", f"{settings.donors} with {len(patients)} patients", "warps, and three patients")
         self._recent: dict[tuple[int, int], Draw] = {}
+
+    @classmethod
+    def of_training(cls, store: Store, split: Split, core: Core, settings: DrawSettings, folder: Path) -> Draws:
+        """Draws from the training side of a split, registered (and that kept in `folder`) where donors are asked for."""
+        subjects = split.side("train")
+        warps = fit_warps(store, subjects, WarpSettings(), folder) if settings.donors else None
+        return cls(store, subjects, core, settings, warps)
 
     def of_step(self, seed: int, step: int, count: int) -> list[Draw]:
         """The `count` draws of a training step. Making a draw costs as much as steps of a small network, so that each is used
@@ -65,16 +89,30 @@ class Draws:
         subject = self.subjects[int(rng.integers(len(self.subjects)))]
         spacing = self.store.spacing_mm(subject)
         volume, foreground = self.store.volume(subject), self.store.foreground(subject)
+        donor, warp = self._donor(subject, rng)
         if rng.random() < 0.5:  # left-right mirror image
             volume, foreground = volume[:, ::-1], foreground[::-1]
-        volume, foreground = self.settings.augment(volume, foreground, spacing, rng)
-        return self.case(subject, volume, foreground, self._planes(rng, foreground, spacing))
+            warp = None if warp is None else mirrored(warp)
+        warp = None if warp is None else warp.cpu().numpy()
+        volume, foreground = self.settings.augment(volume, foreground, spacing, rng, warp)
+        return self.case(subject, volume, foreground, self._planes(rng, foreground, spacing), donor)
 
-    def case(self, subject: str, volume: np.ndarray, foreground: np.ndarray, planes: list[Plane]) -> Draw:
-        """A volume of a subject, changed or not, seen through `planes`; its patient is left out of the core."""
+    def _donor(self, subject: str, rng: np.random.Generator) -> tuple[str | None, Tensor | None]:
+        """Whose shape the volume takes, and the displacement (3, X, Y, Z) in voxels that gives it; mostly neither."""
+        if not self.settings.donors or rng.random() >= self.settings.donors:
+            return None, None
+        others = [other for other in self.subjects if patient_of(other) != patient_of(subject)]
+        donor = others[int(rng.integers(len(others)))]
+        return donor, self.warps.between(subject, donor, rng.random())
+
+    def case(
+        self, subject: str, volume: np.ndarray, foreground: np.ndarray, planes: list[Plane], donor: str | None = None
+    ) -> Draw:
+        """A volume of a subject, changed or not, seen through `planes`; its patient, and that of the subject whose shape it took,
+        are left out of the core."""
         store = self.store
         observation = observe(volume, planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm)
-        known = self.core.estimate(observation, patient_of(subject))
+        known = self.core.estimate(observation, tuple(patient_of(s) for s in (subject, donor) if s))
         return Draw(observation, volume / observation.scale[:, None, None, None], known, foreground)
 
     def _planes(self, rng: np.random.Generator, foreground: np.ndarray, spacing: tuple) -> list[Plane]:

@@ -89,8 +89,8 @@ class Core:
     linear: LinearGaussian
     network: LocalNetwork
 
-    def estimate(self, observation: Observation, patient: str | None = None) -> Estimate:
-        """What is known of a volume before anything is diffused. patient: whose training volumes are left out.
+    def estimate(self, observation: Observation, patient: str | tuple[str, ...] | None = None) -> Estimate:
+        """What is known of a volume before anything is diffused. patient: whose training volumes are left out (one or several).
 
         The correction is for sections of one axis; where given planes have no common axis it is zero, and the standard
         deviation that of the linear-Gaussian model.
