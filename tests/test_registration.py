@@ -12,7 +12,7 @@ from columns import plain_core
 from conftest import Prepared, prepare
 from scipy import ndimage
 
-from xdiff import registration
+from xdiff import local_fit, registration
 from xdiff.augment import Augmentation
 from xdiff.config import Cohort, Grid, SplitRule
 from xdiff.data.split import patient_of
@@ -21,7 +21,8 @@ from xdiff.errors import InputError
 from xdiff.gaussian import LinearGaussian
 from xdiff.gaussian_fit import with_mirror
 from xdiff.local import Core
-from xdiff.registration import Warps, WarpSettings, compose, displacement, fit_warps, folded, mirrored, warp
+from xdiff.local_fit import CoreSettings, fit_core
+from xdiff.registration import Warps, WarpSettings, compose, displacement, fit_warps, folded, mirrored, warp, warped_volumes
 from xdiff.volumes import write_volume
 
 SHAPE, SPACING_MM = (24, 28, 18), (4.0, 4.0, 6.0)
@@ -274,25 +275,27 @@ def test_a_warped_draw_knows_neither_of_its_patients(bodies: Prepared, warps: Wa
 
 
 def test_a_draw_shows_the_subject_part_of_the_way_to_its_donor(bodies: Prepared, warps: Warps) -> None:
-    """Volume and foreground, and their mirror images, as sampled here with torch: linear, so that only the mean must agree."""
+    """Volume and foreground, or their mirror images, are what torch samples here, linearly and not with cubic splines."""
     store, core = bodies.store, plain_core(bodies.store, bodies.split)
-    asked, between, seen = [], warps.between, set()
+    asked, between, errors = [], warps.between, []
     warps = replace(warps)
     warps.between = lambda i, j, amount: (asked.append((i, j, amount)), between(i, j, amount))[1]  # type: ignore[method-assign]
     draws = Draws(store, bodies.split.side("train"), core, ALL_DONORS, warps)
     for seed in range(8):
         draw = draws.one(np.random.default_rng(seed))
         i, j, amount = asked[-1]
-        field = between(i, j, amount)[None]
-        expected = [warp(tensor(a)[None], field)[0].numpy() for a in (store.volume(i), store.foreground(i)[None])]
         truth = draw.truth * draw.observation.scale[:, None, None, None]
-        errors = {flip: np.abs(truth - (expected[0][:, ::-1] if flip else expected[0])).mean() for flip in (False, True)}
-        flipped = min(errors, key=errors.get)
-        seen.add(flipped)
-        inside = expected[1][0, ::-1] if flipped else expected[1][0]
-        assert errors[flipped] < 0.5 * errors[not flipped] and errors[flipped] < 0.02
-        assert (draw.foreground == (inside > 0.5)).mean() > 0.999
-    assert seen == {False, True} and 0.1 < np.std([a for _, _, a in asked]) < 0.5
+        shown = (truth, truth[:, ::-1])
+        volume, inside = (
+            warp(tensor(a)[None], between(i, j, amount)[None])[0].numpy() for a in (store.volume(i), store.foreground(i)[None])
+        )
+        errors.append([np.abs(one - other).mean() for other in (volume, store.volume(i)) for one in shown])
+        foreground = (draw.foreground, draw.foreground[::-1])[int(np.argmin(errors[-1][:2]))]
+        assert (foreground == (inside[0] > 0.5)).mean() > 0.99
+    plain, mirrored_, *unwarped = np.array(errors).T
+    assert 0 < (plain < mirrored_).sum() < 8
+    assert np.minimum(plain, mirrored_).mean() < 0.3 * np.minimum(*unwarped).mean()
+    assert 0.1 < np.std([a for _, _, a in asked]) < 0.5
 
 
 def test_the_share_of_donors_is_the_setting_and_without_it_nothing_changes(bodies: Prepared, warps: Warps) -> None:
@@ -327,3 +330,47 @@ def test_a_training_registers_only_where_donors_are_asked_for(bodies: Prepared, 
         draws = Draws.of_training(bodies.store, bodies.split, core, replace(ALL_DONORS, donors=donors), tmp_path)
         assert len(list(tmp_path.glob("warps-*.safetensors"))) == kept
         assert draws.subjects == bodies.split.side("train") and (draws.warps is None) == (not kept)
+
+
+# Rows of the linear-Gaussian estimate ------------------------------------------------------------------------------------
+
+
+def test_warped_volumes_are_of_two_patients_and_between_their_shapes(bodies: Prepared, warps: Warps) -> None:
+    store = bodies.store
+    volumes, patients = warped_volumes(store, warps, copies=3)
+    assert volumes.shape == (18, 2, *SHAPE) and volumes.min() >= 0
+    np.testing.assert_array_equal(volumes, volumes.astype(np.float16))  # so that the weights keep them in two bytes
+    assert [pair[0] for pair in patients] == [s for s in warps.subjects for _ in range(3)]
+    assert all(len(set(pair)) == 2 for pair in patients) and len(set(patients)) == 18
+    to_own, to_donor = (
+        np.array([np.abs(v - store.volume(pair[side])).mean() for v, pair in zip(volumes, patients, strict=True)])
+        for side in (0, 1)
+    )
+    apart = np.array([np.abs(store.volume(i) - store.volume(j)).mean() for i, j in patients])
+    assert (to_own > 0).all() and np.mean((to_own + to_donor) / apart) < 1.4 and np.mean(to_donor / apart) < 0.8
+    again, other = warped_volumes(store, warps, 3), warped_volumes(store, warps, 3, seed=1)
+    np.testing.assert_array_equal(again[0], volumes)
+    assert other[1] != patients
+
+
+def test_a_core_with_warped_rows_leaves_them_out_with_either_patient(bodies: Prepared, tmp_path: Path) -> None:
+    settings = CoreSettings(cases=12, voxels=100, steps=3, width=4, warped_rows=2)
+    core, kept = (fit_core(bodies.store, bodies.split, settings, tmp_path) for _ in range(2))
+    assert core.linear.n_rows == 2 * 6 * 3
+    assert kept.linear.patients == core.linear.patients
+    left = []
+    for subject in bodies.split.side("train"):
+        names = [kept.linear.patients[row % 18] for row in kept.linear.without_patient(subject)]
+        assert subject not in names and not any(subject in name for name in names if isinstance(name, tuple))
+        left.append(sum(isinstance(name, tuple) for name in names))
+    # of 24 warped rows 4 are the subject's; the other 24 places of a donor are spread over the six
+    assert sum(left) == 6 * (24 - 4) - 24
+
+
+@pytest.mark.parametrize(("most", "rows"), [(17, 12), (11, 6), (4, 4)])
+def test_warped_rows_stop_at_max_volumes(
+    bodies: Prepared, warps: Warps, monkeypatch: pytest.MonkeyPatch, most: int, rows: int
+) -> None:
+    monkeypatch.setattr(local_fit, "fit_warps", lambda *_: warps)
+    settings = CoreSettings(max_volumes=most, cases=3, voxels=50, steps=1, width=2, warped_rows=3)
+    assert fit_core(bodies.store, bodies.split, settings).linear.n_rows == 2 * rows

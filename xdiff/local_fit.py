@@ -28,6 +28,7 @@ from xdiff.gaussian_fit import fit
 from xdiff.local import LOG_STD, POWERS, Core, LocalNetwork, features, powers
 from xdiff.observation import NotEnoughSections, Point, choose_planes, leaves_enough_unseen, observe, well_filled
 from xdiff.planes import AXES, AXIS_NAMES
+from xdiff.registration import WarpSettings, fit_warps, warped_volumes
 
 VERSION = 1  # raise when the same settings fit something else
 BATCH = 4096
@@ -41,9 +42,11 @@ CALIBRATION_CASES = 60
 @dataclass(frozen=True)
 class CoreSettings:
     """max_volumes: most training volumes of the linear-Gaussian estimate; cases: training cases of the correction, with `voxels`
-    random voxels each; steps and width: of its network."""
+    random voxels each; steps and width: of its network; warped_rows: copies of each training volume in the shapes of others that
+    join the linear-Gaussian estimate, fewer where max_volumes has no room."""
 
     max_volumes: int = 400
+    warped_rows: int = 0
     cases: int = 1600
     voxels: int = 2500
     steps: int = 4000
@@ -68,16 +71,16 @@ def fit_core(store: Store, split: Split, settings: CoreSettings, folder: Path | 
     key = digest([VERSION, store.fingerprint, split.side("train"), split.side("val"), asdict(settings), seed])
     kept = folder / f"core-{key[:16]}.safetensors" if folder else None
     if not kept:
-        return _fit(store, split, settings, seed)
+        return _fit(store, split, settings, folder, seed)
     kept.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(kept.with_suffix(".lock")):  # methods train side by side: one fits, the others wait for it
         if not kept.exists():
-            _write(_fit(store, split, settings, seed), kept)
+            _write(_fit(store, split, settings, folder, seed), kept)
         return _read(kept)
 
 
-def _fit(store: Store, split: Split, settings: CoreSettings, seed: int) -> Core:
-    linear = fit(store, split, settings.max_volumes)
+def _fit(store: Store, split: Split, settings: CoreSettings, folder: Path | None, seed: int) -> Core:
+    linear = fit(store, split, settings.max_volumes, added=_warped(store, split.side("train"), settings, folder, seed))
     blank = Core(linear, LocalNetwork(1, 1))
     cases = list(_cases(blank, store, split.side("train"), (settings.cases, settings.voxels), seed))
     if not cases:
@@ -85,6 +88,18 @@ def _fit(store: Store, split: Split, settings: CoreSettings, seed: int) -> Core:
     core = Core(linear, train_network(cases, settings, seed))
     _calibrate(core, store, split, settings.voxels, seed)
     return core
+
+
+def _warped(
+    store: Store, subjects: list[str], settings: CoreSettings, folder: Path | None, seed: int
+) -> tuple[np.ndarray, list[tuple[str, str]]] | None:
+    """What settings.warped_rows asks for and max_volumes has room for."""
+    copies = min(settings.warped_rows, settings.max_volumes // len(subjects) - 1 if subjects else 0)
+    if copies < settings.warped_rows:
+        print(f"gaussian: {max(copies, 0)} of {settings.warped_rows} warped copies of each training volume used (max_volumes)")
+    if copies < 1:
+        return None
+    return warped_volumes(store, fit_warps(store, subjects, WarpSettings(), folder), copies, seed)
 
 
 def _write(core: Core, path: Path) -> None:
@@ -97,7 +112,8 @@ def _write(core: Core, path: Path) -> None:
 def _read(path: Path) -> Core:
     core = Core.of(load_file(path))
     with safe_open(path, "numpy") as file:
-        core.linear.patients = tuple(json.loads(file.metadata()["patients"]))
+        names = json.loads(file.metadata()["patients"])
+    core.linear.patients = tuple(name if isinstance(name, str) else tuple(name) for name in names)
     return core
 
 

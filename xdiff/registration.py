@@ -14,16 +14,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from filelock import FileLock
 from monai.losses import BendingEnergyLoss, LocalNormalizedCrossCorrelationLoss
 from monai.networks.blocks import DVF2DDF, Warp
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
 from xdiff.config import digest
+from xdiff.data.split import patient_of
 from xdiff.data.store import Store
 from xdiff.errors import InputError
 
@@ -78,6 +81,23 @@ class Warps:
         if subject not in self.subjects:
             raise InputError("warps", f"subject {subject!r}", f"one of {len(self.subjects)} registered subjects")
         return self.velocities[self.subjects.index(subject)].float()
+
+
+def warped_volumes(store: Store, warps: Warps, copies: int, seed: int = 0) -> tuple[np.ndarray, list[tuple[str, str]]]:
+    """Every registered subject a random part of the way to the shapes of `copies` random subjects of other patients: volumes
+    (N x copies, C, X, Y, Z) float32 (float16 values, as those of the store), and the two patients of each."""
+    rng, volumes, patients = np.random.default_rng([seed, 78]), [], []
+    grid = np.indices(store.shape, dtype=np.float32)
+    for subject in warps.subjects:
+        others = [other for other in warps.subjects if patient_of(other) != patient_of(subject)]
+        volume = store.volume(subject)
+        for donor in rng.choice(others, min(copies, len(others)), replace=False):
+            where = grid + warps.between(subject, str(donor), rng.random()).cpu().numpy()
+            # cubic, because linear interpolation takes away texture
+            warped = np.stack([ndimage.map_coordinates(c, where, order=3, mode="nearest") for c in volume])
+            volumes.append(np.maximum(warped, volume.min()).astype(np.float16).astype(np.float32))
+            patients.append((patient_of(subject), patient_of(str(donor))))
+    return np.stack(volumes), patients
 
 
 def fit_warps(
