@@ -214,5 +214,3 @@ def test_sections_that_only_graze_the_head_are_not_given_in_training(axis: int) 
     kept = well_filled(ball, axis).any(axis=others)
     assert not kept[0] and not kept[-1] and kept[10]
     np.testing.assert_array_equal(kept, area >= 0.2 * area.max())
-
-

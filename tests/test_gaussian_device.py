@@ -44,9 +44,7 @@ def both(cohort: Prepared, planes: list[AnyPlane], given: list[str] | None) -> t
 
 @pytest.mark.parametrize("fewer", [False, True], ids=["all contrasts", "the last one"])
 @pytest.mark.parametrize("planes", GIVEN.values(), ids=GIVEN)
-def test_observation_and_estimate_are_those_of_the_cpu(
-    cohort: Prepared, core: Core, planes: list[AnyPlane], fewer: bool
-) -> None:
+def test_observation_and_estimate_are_those_of_the_cpu(cohort: Prepared, core: Core, planes: list[AnyPlane], fewer: bool) -> None:
     observation, (view, sections, scale) = both(cohort, planes, [cohort.store.contrasts[-1]] if fewer else None)
     np.testing.assert_allclose(scale, observation.scale, rtol=1e-5)
     for name in ("evidence", "mask", "known", "distance_mm"):

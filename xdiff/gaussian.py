@@ -45,7 +45,8 @@ class LinearGaussian:
     lambdas: np.ndarray = field(default_factory=lambda: np.full((3, len(FIT_K)), 0.05))
     lengths_mm: np.ndarray = field(default_factory=lambda: np.full((3, len(FIT_K)), 12.0))
     inflation: np.ndarray = field(default_factory=lambda: np.ones((3, len(FIT_K))))
-    patients: tuple[str, ...] = ()  # whose volumes the first half of `rows` are; empty: all different
+    # whose volumes the first half of `rows` are; several names where one has another's shape; empty: all different
+    patients: tuple[str | tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         self._grams: dict[tuple[int, int | None], np.ndarray] = {}
@@ -163,12 +164,16 @@ class LinearGaussian:
     def without(self, row: int) -> np.ndarray:
         """All rows but this patient's: the volume, its mirror image, and what other visits there are."""
         half = self.n_rows // 2
-        patients = self.patients or range(half)
-        return np.array([r for r in range(self.n_rows) if patients[r % half] != patients[row % half]])
+        return self._without_names(_names((self.patients or range(half))[row % half]))
 
-    def without_patient(self, patient: str | None) -> np.ndarray | None:
-        """`without` by name; None (keep all) where no training volume is this patient's."""
-        return self.without(self.patients.index(patient)) if patient in self.patients else None
+    def without_patient(self, patient: str | tuple[str, ...] | None) -> np.ndarray | None:
+        """`without` by name, or by the names of several patients; None (keep all) where no training volume is theirs."""
+        keep = self._without_names(_names(patient))
+        return keep if len(keep) < self.n_rows else None
+
+    def _without_names(self, names: frozenset) -> np.ndarray:
+        owners = [_names(patient) for patient in self.patients or range(self.n_rows // 2)]
+        return np.array([r for r in range(self.n_rows) if names.isdisjoint(owners[r % len(owners)])], dtype=int)
 
     def loo_weights(self) -> np.ndarray:
         """W (M, M): row i rebuilds volume i from all others, every voxel given."""
@@ -188,6 +193,11 @@ class LinearGaussian:
     def posterior(self, observation: Observation) -> Posterior:
         """The distribution whose mean is `estimate`."""
         return Posterior(self, observation)
+
+
+def _names(patient: str | int | Sequence[str] | None) -> frozenset:
+    """One patient (a row's number, where patients have no names), several or none as a set."""
+    return frozenset([patient] if isinstance(patient, str | int) else patient or ())
 
 
 def _centre(gram: np.ndarray) -> np.ndarray:

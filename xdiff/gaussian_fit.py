@@ -37,16 +37,24 @@ def with_mirror(volumes: np.ndarray) -> np.ndarray:
     return np.concatenate([volumes, volumes[:, :, ::-1]])
 
 
-def fit(store: Store, split: Split, max_volumes: int = 400, n_checked: int = 8) -> LinearGaussian:
+def fit(
+    store: Store, split: Split, max_volumes: int = 400, n_checked: int = 8, added: tuple[np.ndarray, Sequence] | None = None
+) -> LinearGaussian:
     """Fit on the training side of a split: lambda and L by leave-one-out, for every axis and every K of FIT_K.
 
     First lambda over up to MAX_LEFT_OUT training volumes in Gram space (exact and cheap, but blind to the spreading of the
     residual); then that lambda or a larger one together with L, with n_checked left-out volumes: with many sections the
     spreading does the work that a small lambda would do, and does it better. Left-out sections are on their volume's scale
     here, and on their own at test: a difference of a few per cent that the choice does not see.
+
+    added: further volumes (n, C, X, Y, Z) that help to estimate and are no cases themselves, and the patients each is made of.
     """
     rows, subjects = training_rows(store, split.side("train"), max_volumes)
-    model = LinearGaussian(rows, patients=tuple(patient_of(s) for s in subjects))
+    patients = [patient_of(s) for s in subjects]
+    if added is not None:
+        rows = with_mirror(np.concatenate([rows[: len(subjects)], added[0]]))
+        patients += added[1]
+    model = LinearGaussian(rows, patients=tuple(patients))
     for axis in range(3):
         for j, k in enumerate(FIT_K):
             _fit_point(model, store, subjects, axis, j, k, n_checked)
