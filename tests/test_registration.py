@@ -219,8 +219,8 @@ def test_what_was_registered_once_is_taken_from_the_folder(
     assert len(fitted) == 1
     fit_warps(bodies.store, subjects, replace(SETTINGS, steps=7), tmp_path, device="cpu")
     fit_warps(bodies.store, subjects[:-1], SETTINGS, tmp_path, device="cpu")
-    assert len(fitted) == 3 and len(list(tmp_path.glob("warps-*.safetensors"))) == 3
-    size = next(tmp_path.glob("warps-*.safetensors")).stat().st_size
+    assert len(fitted) == 3 and len(list(tmp_path.glob("warps-*/weights.safetensors"))) == 3
+    size = next(tmp_path.glob("warps-*/weights.safetensors")).stat().st_size
     assert size < 2 * warps.velocities.numel() + 2000  # two bytes for every number
 
 
