@@ -252,7 +252,7 @@ def _by_line(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _own_or_difference(line: pd.DataFrame, measure: str, decimals: int) -> Cell:
-    """The base's own value, with a unit-less plain number; of an ablation its difference, always with a sign."""
+    """The base's own value; of an ablation its difference from the base, always with a sign."""
     return _cell(line, measure, decimals) if _is_base(line).all() else _cell(line, f"{measure}{DIFFERENCE}", decimals, sign="+")
 
 
