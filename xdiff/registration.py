@@ -83,7 +83,8 @@ class Warps:
 
 def warped_volumes(store: Store, warps: Warps, copies: int, seed: int = 0) -> tuple[np.ndarray, list[tuple[str, str]]]:
     """Every registered subject a random part of the way to the shapes of `copies` random subjects of other patients: volumes
-    (N x copies, C, X, Y, Z) float32 (float16 values, as those of the store), and the two patients of each."""
+    (N x copies, C, X, Y, Z) float32 (float16 values, as those of the store, where it is on its own scale), and the two patients
+    of each."""
     rng, volumes, patients = np.random.default_rng([seed, 78]), [], []
     grid = np.indices(store.shape, dtype=np.float32)
     for subject in warps.subjects:
@@ -93,7 +94,8 @@ def warped_volumes(store: Store, warps: Warps, copies: int, seed: int = 0) -> tu
             where = grid + warps.between(subject, str(donor), rng.random()).cpu().numpy()
             # cubic, because linear interpolation takes away texture
             warped = np.stack([ndimage.map_coordinates(c, where, order=3, mode="nearest") for c in volume])
-            volumes.append(np.maximum(warped, volume.min()).astype(np.float16).astype(np.float32))
+            stored = np.float16 if store.norm == "p99.5" else np.float32
+            volumes.append(np.maximum(warped, volume.min()).astype(stored).astype(np.float32))
             patients.append((patient_of(subject), patient_of(str(donor))))
     return np.stack(volumes), patients
 
