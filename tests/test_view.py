@@ -15,8 +15,8 @@ from xdiff.view import Sides, View
 
 SHAPE, SPACING = (9, 11, 10), (2.0, 3.0, 2.5)
 HEAD = np.ones(SHAPE, dtype=bool)
-# crosses the array and leaves it above and below; its pixels do not reach all columns either
-STEEP = ObliquePlane((4.03, 5.02, 4.51), (1.0, 0.0, 0.0), (0.0, 0.8, 1.13), (7, 30))
+# nearest to an axial section; leaves the array at the top, and its pixels do not reach all columns either
+STEEP = ObliquePlane((4.03, 5.02, 7.51), (1.0, 0.0, 0.0), (0.0, 1.0, 0.96), (7, 30))
 SMALL = ObliquePlane((4.03, 5.02, 6.21), (1.0, 0.0, 0.03), (0.0, 1.0, 0.21), (4, 5))
 PLANES = {
     "one": [Plane(2, 4)],
@@ -152,7 +152,7 @@ def test_a_plane_that_leaves_the_array_is_absent_in_those_columns() -> None:
     view = View.of(seen([STEEP]))
     (side,) = view.sides
     there = whole(side.has_before) | whole(side.has_after)
-    heights = 4.51 + (np.arange(SHAPE[1]) - 5.02) * 1.13 / 0.8
+    heights = 7.51 + (np.arange(SHAPE[1]) - 5.02) * 0.96
     inside = (heights > -0.5) & (heights < SHAPE[2] - 0.5)
     reached = np.abs(np.arange(SHAPE[0]) - 4.03) <= 3.5
     assert 0 < inside.sum() < SHAPE[1] and 0 < reached.sum() < SHAPE[0]
