@@ -8,16 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases import core_of
 from conftest import Prepared, prepare
 
 from xdiff import local_fit
 from xdiff.config import Cohort, Grid, SplitRule
 from xdiff.data.gaussian_field import write_gaussian_field
 from xdiff.data.split import patient_of
+from xdiff.errors import InputError
 from xdiff.local import LEAST_STD, Core, LocalNetwork, features, log_distance
 from xdiff.local_fit import Case, CoreSettings, fit_core, train_network
 from xdiff.observation import Observation, observe
-from xdiff.planes import Plane, common_axis
+from xdiff.planes import AnyPlane, Plane, cut
+from xdiff.stacks import tilted_stack
+from xdiff.view import View
 
 SETTINGS = CoreSettings(cases=120, voxels=2500, steps=500, width=32)
 
@@ -79,11 +83,107 @@ def test_spread_is_what_the_training_volumes_do_not_explain(field: Prepared, cor
     np.testing.assert_allclose(rows.T @ weights, combined, atol=1e-4)
 
 
-def test_sections_without_a_common_axis_are_not_corrected(field: Prepared, core: Core) -> None:
-    observation = seen(field, field.split.side("test")[0], [Plane(2, 5), Plane(0, 12)])
-    known = core.estimate(observation)
-    assert common_axis(observation.planes) is None
-    np.testing.assert_array_equal(known.corrected, known.gaussian)
+SEVERAL = {
+    "mixed": [Plane(2, 5), Plane(2, 11), Plane(0, 12), Plane(1, 8)],
+    "thick": [Plane(2, 3, 2.0), Plane(2, 11, 3.5)],
+    "thick mixed": [Plane(2, 5, 2.0), Plane(0, 12, 2.5)],
+    "tilted": tilted_stack(2, 3, np.ones((18, 18, 16), dtype=bool), (4.0, 4.0, 4.0)),
+}
+
+
+@pytest.mark.parametrize("planes", SEVERAL.values(), ids=SEVERAL)
+def test_mixed_thick_and_tilted_sections_are_corrected_too_and_met(field: Prepared, core: Core, planes: list[AnyPlane]) -> None:
+    errors = []
+    for subject in field.split.side("test"):
+        observation, truth = seen(field, subject, planes), torch.from_numpy(field.store.volume(subject))
+        view, known = core.known(observation)
+        assert torch.equal(known.corrected[view.known], truth[view.known])
+        for found, given in zip(cut(known.corrected.numpy(), planes), observation.sections, strict=True):
+            np.testing.assert_allclose(found, given, atol=1e-4)
+        hidden = ~view.known
+        assert (known.corrected - known.gaussian)[hidden].abs().mean() > 1e-3
+        assert (known.std > 0).all() and known.std.shape == known.corrected.shape == truth.shape
+        errors.append([((e - truth)[hidden] ** 2).mean() for e in (known.gaussian, known.corrected)])
+    before, after = np.mean(errors, axis=0)
+    assert after / before < 1.02
+
+
+def test_an_estimate_is_what_is_known_as_arrays(field: Prepared, core: Core) -> None:
+    observation = seen(field, field.split.side("test")[0], [Plane(2, 5)])
+    view, known = core.known(observation)
+    assert view.planes == observation.planes and torch.equal(view.evidence, torch.from_numpy(observation.evidence))
+    for one, other in zip(core.estimate(observation), known, strict=True):
+        assert isinstance(one, np.ndarray)
+        np.testing.assert_array_equal(one, other)
+
+
+# What methods start from --------------------------------------------------------------------------------------------
+
+
+def test_base_gaussian_leaves_the_correction_out_and_keeps_its_standard_deviation(field: Prepared, core: Core) -> None:
+    observation = seen(field, field.split.side("test")[0], [Plane(2, 5), Plane(2, 11)])
+    full, plain = core.estimate(observation), replace(core, base="gaussian").estimate(observation)
+    np.testing.assert_array_equal(plain.corrected, full.gaussian)
+    for name in ("gaussian", "spread", "std"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(full, name))
+    assert not np.array_equal(full.corrected, full.gaussian)
+
+
+@pytest.mark.parametrize("planes", [[Plane(2, 5), Plane(2, 11)], SEVERAL["thick"]], ids=["thin", "thick"])
+def test_base_none_is_the_training_mean_with_the_sections_put_in(field: Prepared, core: Core, planes: list[Plane]) -> None:
+    """At the brightness that fits the gaussian estimate best; the patient's own volumes are left out of mean and deviation."""
+    subject = field.split.side("train")[2]
+    observation = seen(field, subject, planes)
+    found = replace(core, base="none").estimate(observation, patient_of(subject))
+    row, half = core.linear.patients.index(patient_of(subject)), core.linear.n_rows // 2
+    rows = np.delete(core.linear.rows, [row, row + half], axis=0).astype(np.float64)
+    mean = rows.mean(axis=0)
+    bright = (found.gaussian * mean).sum() / (mean**2).sum()
+    where = ~(observation.known[0] if all(p.thin for p in planes) else observation.mask)
+    np.testing.assert_allclose(found.corrected[:, where], bright * mean[:, where], rtol=1e-4)
+    np.testing.assert_allclose(found.std, bright * rows.std(axis=0), rtol=1e-3)
+    assert not found.spread.any()
+    for plane, section in zip(planes, observation.sections, strict=True):
+        np.testing.assert_allclose(plane.cut(found.corrected), section, atol=1e-5)
+
+
+def test_an_unknown_base_is_refused(core: Core) -> None:
+    with pytest.raises(InputError, match="params.base: found 'mean', expected one of"):
+        replace(core, base="mean")
+
+
+# Some of the contrasts ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("base", ["core", "gaussian", "none"])
+@pytest.mark.parametrize("planes", [[Plane(2, 9)], [Plane(2, 8, 2.5)], [Plane(2, 8), Plane(1, 12)]], ids=str)
+def test_a_contrast_that_is_not_given_is_estimated_and_not_put_to_zero(heads: Prepared, base: str, planes: list[Plane]) -> None:
+    """Not at the given sections either, whose pixels are zero in it."""
+    core, store, subject = replace(core_of(heads), base=base), heads.store, heads.split.side("test")[0]
+    volume = store.volume(subject)
+    observation = observe(volume, planes, store.contrasts, (2.0, 2.0, 2.0), store.frame, store.norm, ["T1w"])
+    view, known = core.known(observation)
+    for plane, section in zip(planes, observation.sections, strict=True):
+        found = plane.cut(known.corrected.numpy())
+        np.testing.assert_allclose(found[0], section[0], atol=1e-4)
+        inside = plane.cut(store.foreground(subject)[None].astype(np.float32))[0] == 1
+        assert found[1][inside].mean() > 0.3  # of a head whose 99.5th percentile is 1
+    assert not view.known[1].any() and not view.interpolated[1].any()
+
+
+def test_what_is_not_given_shows_in_the_features_of_its_contrast(heads: Prepared) -> None:
+    store, (g, s, mean, std) = heads.store, torch.rand(4, 2, 24, 28, 22, generator=torch.Generator().manual_seed(0))
+    every, one = (
+        View.of(observe(store.volume(store.subjects[0]), [Plane(2, 9)], store.contrasts, (2.0,) * 3, store.frame, given=given))
+        for given in (None, ["T2w"])
+    )
+    for contrast, changed in ((0, True), (1, False)):
+        pairs = zip(*(features(view, g, s, (mean, std), contrast) for view in (every, one)), strict=True)
+        assert any(not torch.equal(a, b) for a, b in pairs) == changed
+    assert sum(f.numel() == 1 and bool((f == 0).all()) for f in features(one, g, s, (mean, std), 0)) >= 1
+
+
+# Whose volumes it knows ---------------------------------------------------------------------------------------------
 
 
 def test_a_patient_is_left_out_of_its_own_estimate(field: Prepared, core: Core) -> None:
@@ -114,8 +214,9 @@ def test_features_do_not_know_left_from_right(field: Prepared, core: Core) -> No
     def of(volume: np.ndarray, maps: list[np.ndarray]) -> list[np.ndarray]:
         planes = [Plane(2, 5), Plane(2, 11)]
         observation = observe(volume, planes, store.contrasts, (4.0, 4.0, 4.0), store.frame, store.norm)
-        gaussian, spread, mean, std = maps
-        return list(features(observation, gaussian, spread, (mean, std), 0))
+        gaussian, spread, mean, std = (torch.from_numpy(np.ascontiguousarray(m)) for m in maps)
+        found = features(View.of(observation), gaussian, spread, (mean, std), 0)
+        return [f.expand(store.shape).numpy() for f in found]
 
     maps = list(np.random.default_rng(0).random((4, *volume.shape), dtype=np.float32))
     straight, mirrored = of(volume, maps), of(volume[:, ::-1], [m[:, ::-1] for m in maps])
@@ -130,7 +231,9 @@ def test_nearest_sections_are_found_on_either_side(field: Prepared, axis: int) -
     store, (low, high) = field.store, (4, 11)
     observation = seen(field, field.split.side("test")[0], [Plane(axis, high), Plane(axis, low)])
     g, s, mean, std = (np.random.default_rng(i).random((1, *store.shape), dtype=np.float32) for i in range(4))
-    found = [np.moveaxis(f, axis, 0) for f in features(observation, g, s, (mean, std), 0)]
+    tensors = [torch.from_numpy(a) for a in (g, s, mean, std)]
+    columns = features(View.of(observation), *tensors[:2], tuple(tensors[2:]), 0)
+    found = [np.moveaxis(f.expand(store.shape).numpy(), axis, 0) for f in columns]
     g, s = np.moveaxis(g[0], axis, 0), np.moveaxis(s[0], axis, 0)
 
     def holds(distance: float, section: int | None, row: int) -> bool:
@@ -148,12 +251,12 @@ def test_nearest_sections_are_found_on_either_side(field: Prepared, axis: int) -
 
 def test_many_sections_side_by_side_leave_as_much_open_as_one(field: Prepared) -> None:
     subject = field.split.side("test")[0]
-    gaussian = np.ones((1, *field.store.shape))
+    gaussian = torch.ones(1, *field.store.shape)
     one, beside, spread = (
         seen(field, subject, planes)
         for planes in ([Plane(2, 9)], [Plane(2, i) for i in range(7, 12)], [Plane(2, i) for i in (1, 4, 8, 11, 14)])
     )
-    distances = [log_distance(o, gaussian) for o in (one, beside, spread)]
+    distances = [log_distance(View.of(o), gaussian) for o in (one, beside, spread)]
     assert distances[0] - distances[1] < 0.5 * (distances[0] - distances[2])
     assert distances[0] == pytest.approx(np.log(one.distance_mm.mean()), abs=1e-6)
 
