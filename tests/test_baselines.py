@@ -16,7 +16,7 @@ from xdiff.data.gaussian_field import GaussianField, write_gaussian_field
 from xdiff.data.preprocess import preprocess
 from xdiff.data.split import Split, split_by_count
 from xdiff.data.store import Store
-from xdiff.errors import InputError, NotSupported
+from xdiff.errors import InputError
 from xdiff.observation import Observation, observe
 from xdiff.planes import Plane, evidence
 

@@ -31,7 +31,7 @@ ECHO = 4  # draws made between the uses of one in two places of a batch
 @dataclass(frozen=True)
 class DrawSettings(Kinds):
     """max_k: most given sections; repeats: steps for which a draw is used in a row in one place of the batch; donors: share of
-    draws in which the volume goes a random part of the way to another patient's shape (registration.py) before it is augmented."""
+    draws in which the volume first goes a random part of the way to another patient's shape (registration.py)."""
 
     max_k: int = 31
     repeats: int = 2

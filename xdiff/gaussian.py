@@ -8,9 +8,9 @@ P = X_s X_s^T the Gram matrix of the given sections, the estimate is a weighted 
     w = 1/M + H (H P H + lambda' I)^-1 H (X_s y - P 1/M),
 
 so everything happens in M dimensions; leaving a subject out deletes rows. P of any set of parallel sections is the sum of
-per-section Gram matrices, computed once. Where sections carry some contrasts only, P and X_s y are sums over these; the weights
-are shared, so that the other contrasts follow. What the ridge leaves at the given sections is spread along their normal by kriging
-(the best linear interpolation of a residual with a Matern 3/2 correlation of length L).
+per-section Gram matrices, computed once. Where sections carry some contrasts only, P and X_s y are sums over these; the
+weights are shared, so that the other contrasts follow. What the ridge leaves at the given sections is spread along their
+normal by kriging (the best linear interpolation of a residual with a Matern 3/2 correlation of length L).
 lambda and L come from leave-one-out cross-validation on the training set.
 
 Uncertainty: the ridge's own posterior inside the span of the training volumes, plus what no combination of the others
