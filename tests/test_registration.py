@@ -22,7 +22,9 @@ from xdiff.gaussian import LinearGaussian
 from xdiff.gaussian_fit import with_mirror
 from xdiff.local import Core
 from xdiff.local_fit import CoreSettings, fit_core
+from xdiff.observation import intensity_scale
 from xdiff.registration import Warps, WarpSettings, compose, displacement, fit_warps, folded, mirrored, warp, warped_volumes
+from xdiff.resident import read
 from xdiff.volumes import write_volume
 
 SHAPE, SPACING_MM = (24, 28, 18), (4.0, 4.0, 6.0)
@@ -235,7 +237,7 @@ def test_what_cannot_be_is_said(bodies: Prepared, warps: Warps) -> None:
     core = plain_core(bodies.store, bodies.split)
     for subjects, given in ((bodies.split.side("train"), None), (bodies.split.side("train")[:2], warps)):
         with pytest.raises(InputError, match="donors"):
-            Draws(bodies.store, subjects, core, DrawSettings(donors=1.0), given)
+            Draws(bodies.store, subjects, core, DrawSettings(donors=1.0), warps=given)
 
 
 # In training ----------------------------------------------------------------------------------------------------------
@@ -265,11 +267,11 @@ def test_a_warped_draw_knows_neither_of_its_patients(bodies: Prepared, warps: Wa
     asked, between = [], Warps.between
     monkeypatch.setattr(Warps, "between", lambda self, i, j, amount: (asked.append((i, j)), between(self, i, j, amount))[1])
     for seed in range(3):
-        shown = Draws(store, subjects, core, ALL_DONORS, warps).one(np.random.default_rng(seed))
+        shown = Draws(store, subjects, core, ALL_DONORS, warps=warps).one(np.random.default_rng(seed))
         pair = {patient_of(subject) for subject in asked[-1]}
         assert len(pair) == 2
         for row, patient in enumerate(core.linear.patients):
-            draws = Draws(store, subjects, overwritten(core, row), ALL_DONORS, warps)
+            draws = Draws(store, subjects, overwritten(core, row), ALL_DONORS, warps=warps)
             other = draws.one(np.random.default_rng(seed)).known.gaussian
             assert np.allclose(other, shown.known.gaussian, rtol=1e-4, atol=1e-5) == (patient in pair)
 
@@ -280,17 +282,19 @@ def test_a_draw_shows_the_subject_part_of_the_way_to_its_donor(bodies: Prepared,
     asked, between, errors = [], warps.between, []
     warps = replace(warps)
     warps.between = lambda i, j, amount: (asked.append((i, j, amount)), between(i, j, amount))[1]  # type: ignore[method-assign]
-    draws = Draws(store, bodies.split.side("train"), core, ALL_DONORS, warps)
+    draws = Draws(store, bodies.split.side("train"), core, ALL_DONORS, warps=warps)
     for seed in range(8):
         draw = draws.one(np.random.default_rng(seed))
         i, j, amount = asked[-1]
-        truth = draw.truth * draw.observation.scale[:, None, None, None]
+        # in the store's units again, in which the brightest voxels of every contrast are 1
+        truth = draw.truth.numpy() / intensity_scale(draw.truth.numpy())[:, None, None, None]
         shown = (truth, truth[:, ::-1])
         volume, inside = (
             warp(tensor(a)[None], between(i, j, amount)[None])[0].numpy() for a in (store.volume(i), store.foreground(i)[None])
         )
         errors.append([np.abs(one - other).mean() for other in (volume, store.volume(i)) for one in shown])
-        foreground = (draw.foreground, draw.foreground[::-1])[int(np.argmin(errors[-1][:2]))]
+        found = draw.foreground.numpy()
+        foreground = (found, found[::-1])[int(np.argmin(errors[-1][:2]))]
         assert (foreground == (inside[0] > 0.5)).mean() > 0.99
     plain, mirrored_, *unwarped = np.array(errors).T
     assert 0 < (plain < mirrored_).sum() < 8
@@ -300,27 +304,27 @@ def test_a_draw_shows_the_subject_part_of_the_way_to_its_donor(bodies: Prepared,
 
 def test_the_share_of_donors_is_the_setting_and_without_it_nothing_changes(bodies: Prepared, warps: Warps) -> None:
     store, core, subjects = bodies.store, plain_core(bodies.store, bodies.split), bodies.split.side("train")
-    some = Draws(store, subjects, core, replace(ALL_DONORS, donors=0.3), warps)
+    some = Draws(store, subjects, core, replace(ALL_DONORS, donors=0.3), warps=warps)
     rng = np.random.default_rng(0)
     share = np.mean([some._donor(subjects[0], rng)[0] is not None for _ in range(200)])
     assert 0.2 < share < 0.4
     plain = replace(ALL_DONORS, donors=0.0)
-    one, other = (Draws(store, subjects, core, plain, w).one(np.random.default_rng(3)) for w in (None, warps))
+    one, other = (Draws(store, subjects, core, plain, warps=w).one(np.random.default_rng(3)) for w in (None, warps))
     np.testing.assert_array_equal(one.truth, other.truth)
 
 
 def test_a_displacement_of_whole_voxels_is_exact_and_comes_before_the_augmentation(bodies: Prepared) -> None:
     store, subject = bodies.store, bodies.split.side("train")[0]
-    volume, foreground, spacing = store.volume(subject), store.foreground(subject), store.spacing_mm(subject)
-    shift = np.zeros((3, *SHAPE), dtype=np.float32)
+    (volume, foreground), spacing = read(store, subject), store.spacing_mm(subject)
+    shift = torch.zeros(3, *SHAPE)
     shift[1] = 1
     moved, inside = Augmentation(warp=0.0)(volume, foreground, spacing, np.random.default_rng(0), shift)
     np.testing.assert_array_equal(inside[:, :-1], foreground[:, 1:])
-    body = ndimage.binary_erosion(inside)[None].repeat(2, axis=0)
+    body = ndimage.binary_erosion(inside.numpy())[None].repeat(2, axis=0)
     np.testing.assert_allclose(moved[:, :, :-1][body[:, :, :-1]], volume[:, :, 1:][body[:, :, :-1]], atol=1e-4)
     first, second = Augmentation(warp=1.0), np.random.default_rng(5)
     both, _ = first(volume, foreground, spacing, second, shift)
-    after, _ = first(np.roll(volume, -1, axis=2), np.roll(foreground, -1, axis=1), spacing, np.random.default_rng(5))
+    after, _ = first(volume.roll(-1, 2), foreground.roll(-1, 1), spacing, np.random.default_rng(5))
     np.testing.assert_allclose(both, after, atol=2e-3)
 
 
@@ -328,7 +332,7 @@ def test_a_training_registers_only_where_donors_are_asked_for(bodies: Prepared, 
     core = plain_core(bodies.store, bodies.split)
     for donors, kept in ((0.0, 0), (0.5, 1)):
         draws = Draws.of_training(bodies.store, bodies.split, core, replace(ALL_DONORS, donors=donors), tmp_path)
-        assert len(list(tmp_path.glob("warps-*.safetensors"))) == kept
+        assert len(list(tmp_path.glob("warps-*/weights.safetensors"))) == kept
         assert draws.subjects == bodies.split.side("train") and (draws.warps is None) == (not kept)
 
 
