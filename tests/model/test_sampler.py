@@ -2,63 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
+from answers import (
+    KNOWN,
+    SHAPE,
+    SPACING,
+    Known,
+    condition_of,
+    denoiser,
+    knows_estimate,
+    noise,
+    noise_of_size,
+    observed,
+    random_network,
+)
 
-from xdiff.local import Estimate
 from xdiff.model import sampler
-from xdiff.model.diffusion import Condition, make_condition, map_channels
+from xdiff.model.diffusion import Condition, map_channels
 from xdiff.model.network import Network
-from xdiff.model.spectrum import BINS
-from xdiff.observation import Observation, observe
+from xdiff.observation import Observation
 from xdiff.planes import Plane
 from xdiff.rotations import CubeRotation, cube_rotations
-
-WHITE = torch.ones(1, BINS)
-SHAPE = (20, 24, 18)
-SPACING = (4.0, 3.0, 5.0)
-KNOWN = 1  # the map that holds the estimate without a network, of one contrast
-Answer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-class Known:
-    """Stands in for a network without a trunk. answer(state, t, maps): its estimate of r_0 (n, 1, h, w)."""
-
-    trunk, contrasts, slab = None, 1, 1
-
-    def __init__(self, answer: Answer) -> None:
-        self.answer = answer
-
-    def section(self, slabs: torch.Tensor, t: torch.Tensor, maps: torch.Tensor, context: None) -> torch.Tensor:
-        size = torch.sqrt((1 - t) ** 2 + t**2)[:, None, None, None]  # of a state of white noise
-        state, linear, unit = slabs[:, 2:3] * size, slabs[:, 3:4], t[:, None, None, None] / size
-        return (self.answer(state, t, maps) - linear) / unit
-
-
-def knows_estimate(state: torch.Tensor, t: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-    return maps[:, KNOWN : KNOWN + 1]
-
-
-def noise_of_size(size: float) -> Answer:
-    """The exact denoiser of voxels that are independent and N(0, size^2)."""
-
-    def answer(state: torch.Tensor, t: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-        t = t[:, None, None, None]
-        return state * (1 - t) * size**2 / ((1 - t) ** 2 * size**2 + t**2)
-
-    return answer
-
-
-def observed(planes: list[Plane]) -> tuple[Observation, np.ndarray]:
-    volume, known = np.random.default_rng(0).random((2, 1, *SHAPE), dtype=np.float32)
-    return observe(volume, planes, ("field",), SPACING, "centred", "none"), known
-
-
-def condition_of(observation: Observation, known: np.ndarray) -> Condition:
-    return make_condition(observation, Estimate(0 * known, known**2, known, np.full_like(known, 0.1)))
 
 
 @pytest.fixture(scope="module")
@@ -68,16 +34,7 @@ def condition() -> Condition:
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    """Random weights, the heads too, so that its output depends on everything."""
-    torch.manual_seed(0)
-    network = Network(1, map_channels(1), (8, 16), (8, 16), features=4).eval()
-    for unet in (network.sections, network.trunk.unet):
-        torch.nn.init.normal_(unet.out[-1].conv.weight, std=0.1)
-    return network
-
-
-def noise(seed: int = 0) -> torch.Tensor:
-    return torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(seed))
+    return random_network()
 
 
 # One estimate -------------------------------------------------------------------------------------------------------
@@ -85,42 +42,36 @@ def noise(seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("t", [1.0, 0.5])
 def test_sections_of_all_axes_are_put_back_where_they_were_cut(condition: Condition, t: float) -> None:
-    known = condition.maps[KNOWN : KNOWN + 1]
-    estimates = sampler.axis_estimates(Known(knows_estimate), WHITE, noise(), t, condition)
-    torch.testing.assert_close(estimates, known.expand(3, *known.shape), atol=1e-5, rtol=0)
-    fused = sampler.fuse(estimates, condition)
-    torch.testing.assert_close(fused, torch.where(condition.mask, 0.0, known), atol=1e-5, rtol=0)
+    known, knowing = condition.maps[KNOWN : KNOWN + 1], denoiser(Known(knows_estimate), condition)
+    linear, added = sampler.axis_estimates(knowing, noise(), t)
+    torch.testing.assert_close(linear + added, known.expand(3, *known.shape), atol=1e-5, rtol=0)
+    fused = sampler.denoised(knowing, noise(), t)
+    expected = torch.where(condition.known, 0.0, known)
+    torch.testing.assert_close(fused, expected, atol=1e-5, rtol=0)
 
 
-def axis_number(state: torch.Tensor, t: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-    return maps[:, -3:-2] + 10 * maps[:, -2:-1] + 100 * maps[:, -1:]
-
-
-@pytest.mark.parametrize(("weights", "expected"), [(None, 111 / 3), ((0.5, 0.25, 0.02), 5.0)], ids=["equally", "weighted"])
-def test_three_axes_count_equally_or_as_they_are_weighted(
-    condition: Condition, weights: tuple[float, ...] | None, expected: float
-) -> None:
-    estimates = sampler.axis_estimates(Known(axis_number), WHITE, noise(), 0.5, condition)
-    fused = sampler.fuse(estimates, condition, None if weights is None else torch.tensor(weights))
-    assert not fused[:, condition.mask].any()
-    hidden = fused[:, ~condition.mask]
-    torch.testing.assert_close(hidden, torch.full_like(hidden, expected), atol=1e-3, rtol=0)
+@pytest.mark.parametrize("axes", [(0,), (2,), (1, 0)])
+def test_estimates_of_some_axes_are_those_of_all(network: Network, condition: Condition, axes: tuple[int, ...]) -> None:
+    linear, added = sampler.axis_estimates(denoiser(network, condition), noise(), 0.5)
+    again, some = sampler.axis_estimates(denoiser(network, condition), noise(), 0.5, axes)
+    assert torch.equal(linear, again)
+    torch.testing.assert_close(some, added[list(axes)])
 
 
 def test_an_untrained_network_estimates_nothing_of_noise_and_the_wiener_estimate_afterwards(condition: Condition) -> None:
     untrained = Network(1, map_channels(1), (8, 16), (8, 16), features=4).eval()
-    assert not sampler.mean_residual(untrained, WHITE, condition)[0].any()
-    estimate = sampler.fuse(sampler.axis_estimates(untrained, WHITE, noise(), 0.4, condition), condition)
-    expected = torch.where(condition.mask, 0.0, 0.6 / (0.6**2 + 0.4**2) * noise())
-    torch.testing.assert_close(estimate, expected)
+    blank = denoiser(untrained, condition)
+    assert not sampler.mean_residual(blank)[0].any()
+    expected = torch.where(condition.known, 0.0, 0.6 / (0.6**2 + 0.4**2) * noise())
+    torch.testing.assert_close(sampler.denoised(blank, noise(), 0.4), expected)
 
 
 def test_trunk_has_a_say(network: Network, condition: Condition) -> None:
-    with_trunk, _ = sampler.mean_residual(network, WHITE, condition)
+    with_trunk, _ = sampler.mean_residual(denoiser(network, condition))
     weights = {k: v.clone() for k, v in network.trunk.state_dict().items()}
     try:
         torch.nn.init.zeros_(network.trunk.unet.out[-1].conv.weight)
-        without, _ = sampler.mean_residual(network, WHITE, condition)
+        without, _ = sampler.mean_residual(denoiser(network, condition))
     finally:
         network.trunk.load_state_dict(weights)
     assert (with_trunk - without).std() > 0.01
@@ -146,8 +97,8 @@ def test_no_steps_are_refused() -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_a_network_that_knows_the_answer_gives_it_in_any_number_of_steps(condition: Condition, steps: int) -> None:
-    sample, evaluations = sampler.sample_residual(Known(knows_estimate), WHITE, condition, noise(), steps)
-    torch.testing.assert_close(sample, torch.where(condition.mask, 0.0, condition.maps[KNOWN : KNOWN + 1]), atol=1e-4, rtol=0)
+    sample, evaluations = sampler.sample_residual(denoiser(Known(knows_estimate), condition), noise(), steps)
+    torch.testing.assert_close(sample, torch.where(condition.known, 0.0, condition.maps[KNOWN : KNOWN + 1]), atol=1e-4, rtol=0)
     assert evaluations == steps * sum(SHAPE)
 
 
@@ -156,16 +107,16 @@ def test_exact_denoiser_of_white_noise_draws_white_noise(condition: Condition, s
     """Its flow must end in the variance that the denoiser knows, at many steps; one step is the mean."""
     deviations = {}
     for steps in (1, 4, 80):
-        sample, _ = sampler.sample_residual(Known(noise_of_size(size)), WHITE, condition, noise(), steps)
-        deviations[steps] = sample[:, ~condition.mask].std().item()
-        assert not sample[:, condition.mask].any()
+        sample, _ = sampler.sample_residual(denoiser(Known(noise_of_size(size)), condition), noise(), steps)
+        deviations[steps] = sample[~condition.known].std().item()
+        assert not sample[condition.known].any()
     assert deviations[1] == 0
     assert deviations[4] < deviations[80] == pytest.approx(size, rel=0.06)
 
 
 def test_mean_and_one_step_agree(network: Network, condition: Condition) -> None:
-    mean, evaluations = sampler.mean_residual(network, WHITE, condition)
-    one, _ = sampler.sample_residual(network, WHITE, condition, noise(), 1)
+    mean, evaluations = sampler.mean_residual(denoiser(network, condition))
+    one, _ = sampler.sample_residual(denoiser(network, condition), noise(), 1)
     torch.testing.assert_close(one, mean)
     assert evaluations == sum(SHAPE) and mean.std() > 0.01
 
@@ -177,7 +128,7 @@ def test_state_is_hidden_at_the_start_and_shown_afterwards(condition: Condition)
         shown[round(float(t[0]), 6)] = bool(state.any())
         return torch.zeros_like(state)
 
-    sampler.sample_residual(Known(spy), WHITE, condition, noise(), 4)
+    sampler.sample_residual(denoiser(Known(spy), condition), noise(), 4)
     assert shown == {round(t, 6): t < 1 for t in sampler.times(4)[:-1]}
 
 
@@ -190,18 +141,28 @@ def test_result_does_not_depend_on_the_batch(network: Network, condition: Condit
 
     monkeypatch.setattr(Network, "section", counted)
     results = {}
-    for batch in (5, 64):
-        monkeypatch.setattr(sampler, "BATCH", batch)
+    for pixels in (5 * 480, 10**6):
+        monkeypatch.setattr(sampler, "PIXELS", pixels)
         sizes.clear()
-        results[batch], evaluations = sampler.sample_residual(network, WHITE, condition, noise(), 2)
-        assert max(sizes) == min(batch, max(SHAPE)) and sum(sizes) == evaluations == 2 * sum(SHAPE)
-    torch.testing.assert_close(results[5], results[64], atol=1e-4, rtol=0)
+        results[pixels], evaluations = sampler.sample_residual(denoiser(network, condition), noise(), 2)
+        areas = [int(np.prod(SHAPE)) // n for n in SHAPE]
+        assert max(sizes) == max(min(n, pixels // area) for n, area in zip(SHAPE, areas, strict=True))
+        assert sum(sizes) == evaluations == 2 * sum(SHAPE)
+    torch.testing.assert_close(results[5 * 480], results[10**6], atol=1e-4, rtol=0)
+
+
+def test_a_section_larger_than_a_batch_is_a_batch(
+    network: Network, condition: Condition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, _ = sampler.mean_residual(denoiser(network, condition))
+    monkeypatch.setattr(sampler, "PIXELS", 10)
+    torch.testing.assert_close(sampler.mean_residual(denoiser(network, condition))[0], expected, atol=1e-4, rtol=0)
 
 
 def test_noise_decides_the_draw(network: Network, condition: Condition) -> None:
-    first, same, other = (sampler.sample_residual(network, WHITE, condition, noise(s), 3)[0] for s in (0, 0, 1))
+    first, same, other = (sampler.sample_residual(denoiser(network, condition), noise(s), 3)[0] for s in (0, 0, 1))
     assert torch.equal(first, same)
-    assert (first - other)[:, ~condition.mask].std() > 0.1
+    assert (first - other)[~condition.known].std() > 0.1
 
 
 # The 24 orientations ------------------------------------------------------------------------------------------------
@@ -227,7 +188,7 @@ class Pointwise(Known):
         generator = torch.Generator().manual_seed(0)
         self.weights = torch.randn(map_channels(1) - 21, generator=generator)
 
-    def section(self, slabs: torch.Tensor, t: torch.Tensor, maps: torch.Tensor, context: None) -> torch.Tensor:
+    def section(self, slabs: torch.Tensor, t: torch.Tensor, maps: torch.Tensor, *_: None) -> torch.Tensor:
         seen = (maps[:, : len(self.weights)] * self.weights[:, None, None]).sum(dim=1, keepdim=True)
         return torch.tanh(seen + slabs[:, 2:3]) * torch.cos(slabs[:, :1] + slabs[:, 4:5]) * (1 + t[:, None, None, None])
 
@@ -236,9 +197,9 @@ class Pointwise(Known):
 @pytest.mark.parametrize("planes", [[Plane(2, 5), Plane(2, 12)], [Plane(2, 5), Plane(0, 11)]], ids=["axial", "crossing"])
 def test_sampling_commutes_with_the_rotations_of_the_cube(rotation: CubeRotation, planes: list[Plane]) -> None:
     observation, known = observed(planes)
-    straight, _ = sampler.sample_residual(Pointwise(), WHITE, condition_of(observation, known), noise(), 4)
+    straight, _ = sampler.sample_residual(denoiser(Pointwise(), condition_of(observation, known)), noise(), 4)
     condition = condition_of(turned(rotation, observation), whole(rotation, known))
-    found, _ = sampler.sample_residual(Pointwise(), WHITE, condition, torch.from_numpy(whole(rotation, noise().numpy())), 4)
+    found, _ = sampler.sample_residual(denoiser(Pointwise(), condition), torch.from_numpy(whole(rotation, noise().numpy())), 4)
     # the three axes are added up in another order
     np.testing.assert_allclose(found, whole(rotation, straight.numpy()), atol=1e-4)
-    assert straight[:, ~condition_of(observation, known).mask].std() > 0.1
+    assert straight[~condition_of(observation, known).known].std() > 0.1
