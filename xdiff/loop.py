@@ -195,7 +195,7 @@ class Trainer:
 
     def _share(self) -> int:
         done, whole = self.schedule
-        return int(done * self.settings.checks / whole)
+        return int(done * self.settings.checks / whole) if whole else 0
 
     def update(self, batch: Any) -> float | None:
         """One optimiser step; returns its loss, on a GPU every LOOK_EVERY steps the mean of theirs and else None."""
