@@ -29,7 +29,7 @@ def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
         return to_tensors(fit(store, split, params.get("max_volumes", 400)))
     rows, _ = training_rows(store, split.side("train"), params.get("max_volumes", 400))
     half = rows[: len(rows) // 2]
-    return {"mean": rows.mean(axis=0)} if kind == "mean_template" else {"rows": half.astype(np.float16)}
+    return {"mean": rows.mean(axis=0, dtype=np.float32)} if kind == "mean_template" else {"rows": half}
 
 
 def load(weights: Path) -> Trivial:
@@ -45,7 +45,7 @@ class Trivial:
         if kind in ("retrieval", "gaussian"):
             fitted = {"lambdas", "lengths_mm", "inflation"} <= set(tensors)
             rows = tensors["rows"]
-            self.model = from_tensors(tensors) if fitted else LinearGaussian(with_mirror(rows.astype(np.float32)))
+            self.model = from_tensors(tensors) if fitted else LinearGaussian(with_mirror(rows))
 
     def reconstruct(
         self, observation: Observation, steps: int, estimate: str, generator: np.random.Generator
@@ -65,7 +65,7 @@ class Trivial:
         """The training volume (or mirror image) whose sections are nearest to the given ones, with these put in."""
         squares = np.diag(self.model.gram(observation.planes, observation.given))
         nearest = int(np.argmin(squares - 2 * self.model.inner(observation)))
-        return project(self.model.rows[nearest], observation.sections, observation.planes, observation.given)
+        return project(self.model.rows[nearest].astype(np.float32), observation.sections, observation.planes, observation.given)
 
 
 def _gaussian(posterior: Posterior, estimate: str, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:

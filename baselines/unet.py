@@ -127,7 +127,7 @@ def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
     settings = Settings.of(params)
     split = split.with_training(settings.patients)
     core = replace(fit_core(store, split, settings.core, workdir.parents[1]), base=settings.base)
-    draws = Draws(store, split.side("train"), core, settings.draws)
+    draws = Draws.of_training(store, split, core, settings.draws, workdir.parents[1])
     problem = Regression(draws, Checks(draws, split, settings.validate_k, settings.validate_subjects), settings)
     best = run(problem, settings, workdir)
     network = {f"network.{k}": v.cpu().numpy() for k, v in best.items()}

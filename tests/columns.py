@@ -72,8 +72,8 @@ def plain_core(store: Store, split: Split, settings: CoreSettings = PLAIN, workd
     no local correction and the same standard deviation everywhere."""
     rows, subjects = training_rows(store, split.side("train"), settings.max_volumes)
     linear = LinearGaussian(rows, patients=tuple(patient_of(s) for s in subjects))
-    observation = observe(rows[0], [Plane(2, 9)], store.contrasts, (4.0, 4.0, 4.0), store.frame, "none")
-    row = torch.from_numpy(rows[0])
+    observation = observe(rows[0].astype(np.float32), [Plane(2, 9)], store.contrasts, (4.0, 4.0, 4.0), store.frame, "none")
+    row = torch.from_numpy(rows[0].astype(np.float32))
     count = len(list(features(View.of(observation), row, row, (row, row), 0)))
     with torch.random.fork_rng():
         torch.manual_seed(0)

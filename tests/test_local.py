@@ -279,7 +279,7 @@ def test_a_training_that_resumes_takes_the_core_that_it_began_with(
 ) -> None:
     """And knows whose volumes it holds: they are left out by name."""
     first = fit_core(field.store, field.split, SETTINGS, tmp_path)
-    monkeypatch.setattr(local_fit, "fit", lambda *_: pytest.fail("fitted again"))
+    monkeypatch.setattr(local_fit, "fit", lambda *_, **__: pytest.fail("fitted again"))
     second = fit_core(field.store, field.split, SETTINGS, tmp_path)
     assert second.linear.patients == first.linear.patients == core.linear.patients
     subject = field.split.side("train")[0]

@@ -171,6 +171,14 @@ def test_without_shares_checks_are_every_so_many_steps_also_by_the_clock(tmp_pat
     assert [r["step"] for r in history(tmp_path)] == [25, 50, 60]
 
 
+@pytest.mark.parametrize("settings", [replace(SETTINGS, steps=0), replace(MINUTE, steps=0)], ids=["steps", "clock"])
+def test_no_steps_leave_the_untrained_network(tmp_path: Path, clock: SimpleNamespace, settings: LoopSettings) -> None:
+    problem = Timed(clock)
+    before = {k: v.clone() for k, v in problem.network.state_dict().items()}
+    assert same(fit(problem, settings, tmp_path), before)
+    assert same(fit(problem, settings, tmp_path), before) and history(tmp_path) == []
+
+
 @pytest.mark.parametrize("name", ["minutes", "checks"])
 def test_less_than_none_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=rf"params\.{name}: found -1, expected 0 \(not used\) or more"):

@@ -21,6 +21,7 @@ from xdiff.planes import (
     evidence,
     parse_plane,
     profiles,
+    shifted,
     stack,
     unstack,
 )
@@ -296,3 +297,14 @@ def test_distance_to_an_oblique_plane_by_least_squares(plane: ObliquePlane, spac
         offset = (np.array(voxel) - plane.centre) * spacing
         along = np.linalg.lstsq(basis, offset, rcond=None)[0]
         assert found[voxel] == pytest.approx(np.linalg.norm(offset - basis @ along), abs=1e-9)
+
+
+@pytest.mark.parametrize("shift", [(0, 0, 0), (2, -3, 1), (-20, 0, 0), (0, 9, -9)])
+def test_shifting_is_padding_and_cutting(shift: tuple[int, int, int]) -> None:
+    """Against padding by as much on every side, with zeros or with the edge; the contrasts' axis does not move."""
+    volume = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype(np.float32)
+    padding = [(0, 0), *((abs(by), abs(by)) for by in shift)]
+    window = tuple(slice(abs(by) - by, abs(by) - by + n) for by, n in zip(shift, SHAPE, strict=True))
+    np.testing.assert_array_equal(shifted(volume, shift), np.pad(volume, padding)[:, *window])
+    np.testing.assert_array_equal(shifted(volume, shift, edge=True), np.pad(volume, padding, mode="edge")[:, *window])
+    assert shifted(volume > 0, shift).dtype == bool

@@ -84,7 +84,7 @@ def test_a_core_of_centred_volumes_is_not_taken_for_one_of_scanner_volumes(scann
     around = MethodEntry("baselines.posed", {"module": "baselines.gaussian_local", "params": small})
     train("gaussian_local", local, scanner.store, scanner.split, tmp_path / "gaussian_local")
     train("gaussian_local_posed", around, scanner.store, scanner.split, tmp_path / "gaussian_local_posed")
-    assert len(list(tmp_path.glob("core-*.safetensors"))) == 2
+    assert len(list(tmp_path.glob("core-*/weights.safetensors"))) == 2
     found, _ = read_weights(tmp_path / "gaussian_local_posed")
     centred = CentredStore(scanner.store, scanner.split.side("train"))
     assert "pose.rows" not in found

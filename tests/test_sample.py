@@ -171,6 +171,21 @@ def test_other_poses_and_thick_slices_go_through_to_the_scores(heads: Prepared, 
         assert np.isfinite(unseen["value"]).all()
 
 
+@pytest.mark.parametrize(("thickness_mm", "middle_is_given"), [(3.0, True), (5.0, False)])
+def test_inside_a_thick_slice_errors_count(heads: Prepared, tmp_path: Path, thickness_mm: float, middle_is_given: bool) -> None:
+    """At 2 mm the middle row is two thirds of a 3 mm average, and 0.4 of a 5 mm one: only the former counts as given."""
+    sweep = Sweep(K=(2,), thickness_mm=(thickness_mm,))
+    row = run(heads, MethodEntry("baselines.trivial", {"kind": "zeros"}), sweep, tmp_path).iloc[0]
+    truth, foreground = heads.store.volume(row["subject"])[0].astype(np.float64), heads.store.foreground(row["subject"])
+    hidden = np.ones(truth.shape, bool)
+    if middle_is_given:
+        hidden[..., [int(i) for i in row["indices"].split(",")]] = False
+    expected = -10 * np.log10((truth[hidden] ** 2).sum() / (hidden & foreground).sum())
+    scores = evaluate(tmp_path / "out" / "manifest-1-of-1.tsv")
+    scores = scores[(scores["region"] == "unseen") & (scores["metric"] == "psnr") & (scores["contrast"] == "T1w")]
+    assert scores.loc[scores["subject"] == row["subject"], "value"].item() == pytest.approx(expected, abs=1e-3)
+
+
 def test_given_sections_of_other_poses_are_met(heads: Prepared, tmp_path: Path) -> None:
     for name, sweep in (("poses", POSES), ("thick", THICK)):
         for row in run(heads, RETRIEVAL, sweep, tmp_path / name).to_dict("records"):

@@ -327,9 +327,7 @@ def test_other_contrasts_given_are_another_setting():
     ((_, found),) = layout(numbers, paired)
     main_table, others = found[0], found[-1]
     assert [str(cells[0].text) for _, cells in main_table.rows] == ["17.00", "18.00"]
-    assert [column for column in others.columns] == [
-        (f"given {given} alone", f"K = {k}") for given in ("t1n", "t1n+t2f") for k in (1, 5)
-    ]
+    assert list(others.columns) == [(f"given {given} alone", f"K = {k}") for given in ("t1n", "t1n+t2f") for k in (1, 5)]
     assert [cells[0].text for _, cells in others.rows] == ["13.00", "14.00"]
 
 

@@ -93,8 +93,11 @@ def numbers(metrics: pd.DataFrame) -> pd.DataFrame:
     scored = [pd.DataFrame(_scores(_in_lines(values, wanted), name), columns=COLUMNS[:-1]) for name, values in _values(measured)]
     checks = _in_lines(check_numbers(measured), wanted)
     checks = checks[checks["check"].isin(CHECKED)].rename(columns={"check": "measure"})
-    together = [table for table in (*scored, checks, _costs(measured, wanted)) if len(table)]
-    found = pd.concat(together, ignore_index=True).reindex(columns=COLUMNS).fillna({"device": ""})
+    timeless = [table.assign(device="") for table in (*scored, checks)]
+    together = [table for table in (*timeless, _costs(measured, wanted)) if len(table)]
+    if not together:
+        return pd.DataFrame(columns=COLUMNS)
+    found = pd.concat(together, ignore_index=True).reindex(columns=COLUMNS)
     order = wanted.assign(line=range(len(wanted)))
     measures = [*(f"{name}{end}" for name in ("psnr", "crps") for end in ("", DIFFERENCE)), *CHECKED, "evaluations", "seconds"]
     found = found.merge(order, on=[*_BLOCK, *LINE]).assign(at=found["measure"].map(measures.index))
@@ -249,7 +252,7 @@ def _by_line(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _own_or_difference(line: pd.DataFrame, measure: str, decimals: int) -> Cell:
-    """The base's own value, with a unit-less plain number; of an ablation its difference, always with a sign."""
+    """The base's own value; of an ablation its difference from the base, always with a sign."""
     return _cell(line, measure, decimals) if _is_base(line).all() else _cell(line, f"{measure}{DIFFERENCE}", decimals, sign="+")
 
 

@@ -14,6 +14,7 @@ VERBS = {
     "sample": ("xdiff.sample", "reconstruct the test subjects at every point of a sweep"),
     "metrics": ("xdiff.metrics.__main__", "score reconstructions, collect scores, cut panels"),
     "tables": ("xdiff.tables", "tables from the collected scores"),
+    "ablation": ("xdiff.ablation", "table of the ablations alone, from the collected scores"),
     "figures": ("xdiff.figures", "figures from the collected scores"),
     "report": ("xdiff.report", "one offline page; the ledger of seconds per stage"),
     "reference": ("xdiff.reference", "keep a finished run's table, figures and provenance under results/reference"),

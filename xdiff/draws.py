@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,11 +15,13 @@ from torch import Tensor
 from xdiff.augment import Augmentation
 from xdiff.data.split import Split, patient_of
 from xdiff.data.store import Store
+from xdiff.errors import InputError
 from xdiff.gaussian_device import supports
 from xdiff.kinds import Kinds
 from xdiff.local import Core, Estimate
 from xdiff.observation import NotEnoughSections, Point, choose_planes, leaves_enough_unseen, observe, well_filled
 from xdiff.planes import AXIS_NAMES, AnyPlane
+from xdiff.registration import Warps, WarpSettings, fit_warps, mirrored
 from xdiff.resident import Volumes, observe_on, read
 from xdiff.view import View
 
@@ -27,11 +30,19 @@ ECHO = 4  # draws made between the uses of one in two places of a batch
 
 @dataclass(frozen=True)
 class DrawSettings(Kinds):
-    """max_k: most given sections; repeats: steps for which a draw is used in a row in one place of the batch."""
+    """max_k: most given sections; repeats: steps for which a draw is used in a row in one place of the batch; donors: share of
+    draws in which the volume first goes a random part of the way to another patient's shape (registration.py)."""
 
     max_k: int = 31
     repeats: int = 2
+    donors: float = 0.0
     augment: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.donors <= 1:
+            raise InputError("draws.donors", self.donors, "a share in 0..1")
+        if self.donors and self.augment.symmetric:
+            raise InputError("draws.donors", f"{self.donors} with augment.symmetric", "0: random fields have no shape to give")
 
 
 @dataclass(frozen=True)
@@ -53,13 +64,29 @@ class Draws:
     """
 
     def __init__(
-        self, store: Store, subjects: Sequence[str], core: Core, settings: DrawSettings, resident: bool | None = None
+        self,
+        store: Store,
+        subjects: Sequence[str],
+        core: Core,
+        settings: DrawSettings,
+        resident: bool | None = None,
+        warps: Warps | None = None,
     ) -> None:
-        self.store, self.core, self.settings = store, core, settings
+        self.store, self.core, self.settings, self.warps = store, core, settings, warps
         self.subjects = list(subjects)
+        patients = {patient_of(subject) for subject in subjects}
+        if settings.donors and (warps is None or len(patients) < 3):  # two patients are left out of the core
+            raise InputError("draws.donors", f"{settings.donors} with {len(patients)} patients", "warps, and three patients")
         self.resident = core.device.type == "cuda" if resident is None else resident
         self.volumes = Volumes(store, self.subjects, core.device, self.resident)
         self._recent: dict[tuple[int, int], Draw] = {}
+
+    @classmethod
+    def of_training(cls, store: Store, split: Split, core: Core, settings: DrawSettings, folder: Path) -> Draws:
+        """Draws from the training side of a split, registered (and that kept in `folder`) where donors are asked for."""
+        subjects = split.side("train")
+        warps = fit_warps(store, subjects, WarpSettings(), folder, core.device) if settings.donors else None
+        return cls(store, subjects, core, settings, warps=warps)
 
     def of_step(self, seed: int, step: int, count: int) -> list[Draw]:
         """The `count` draws of a training step. Making a draw costs as much as steps of a small network, so that each is used
@@ -77,24 +104,42 @@ class Draws:
         subject = self.subjects[int(rng.integers(len(self.subjects)))]
         spacing = self.store.spacing_mm(subject)
         volume, foreground = self.volumes(subject)
+        donor, warp = self._donor(subject, rng)
         if rng.random() < 0.5:  # left-right mirror image
             volume, foreground = volume.flip(1), foreground.flip(0)
-        volume, foreground = self.settings.augment(volume, foreground, spacing, rng)
+            warp = None if warp is None else mirrored(warp)
+        volume, foreground = self.settings.augment(volume, foreground, spacing, rng, warp)
         planes = self._planes(rng, foreground.cpu().numpy(), spacing)
-        return self.case(subject, volume, foreground, planes, self.settings.contrasts(self.store.contrasts, rng))
+        return self.case(subject, volume, foreground, planes, self.settings.contrasts(self.store.contrasts, rng), donor)
+
+    def _donor(self, subject: str, rng: np.random.Generator) -> tuple[str | None, Tensor | None]:
+        """Whose shape the volume takes, and the displacement (3, X, Y, Z) in voxels that gives it; mostly neither."""
+        if not self.settings.donors or rng.random() >= self.settings.donors:
+            return None, None
+        others = [other for other in self.subjects if patient_of(other) != patient_of(subject)]
+        donor = others[int(rng.integers(len(others)))]
+        return donor, self.warps.between(subject, donor, rng.random())
 
     def case(
-        self, subject: str, volume: Tensor, foreground: Tensor, planes: list[AnyPlane], given: list[str] | None = None
+        self,
+        subject: str,
+        volume: Tensor,
+        foreground: Tensor,
+        planes: list[AnyPlane],
+        given: list[str] | None = None,
+        donor: str | None = None,
     ) -> Draw:
-        """A volume of a subject, changed or not, seen through `planes`; its patient is left out of the core."""
+        """A volume of a subject, changed or not, seen through `planes`; its patient, and that of the subject whose shape it took,
+        are left out of the core."""
         store, spacing = self.store, self.store.spacing_mm(subject)
+        patients = tuple(patient_of(s) for s in (subject, donor) if s)
         if self.resident and supports(planes):
             carried = torch.tensor([given is None or name in given for name in store.contrasts], device=volume.device)
             view, sections, scale = observe_on(volume, planes, spacing, store.norm, carried)
-            known = self.core.known_on_device(view, sections, patient_of(subject))
+            known = self.core.known_on_device(view, sections, patients)
         else:
             observation = observe(volume.cpu().numpy(), planes, store.contrasts, spacing, store.frame, store.norm, given)
-            view, known = self.core.known(observation, patient_of(subject))
+            view, known = self.core.known(observation, patients)
             scale = torch.from_numpy(observation.scale).to(volume.device)
         return Draw(view, volume / scale[:, None, None, None], known, foreground)
 

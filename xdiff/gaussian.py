@@ -8,9 +8,9 @@ P = X_s X_s^T the Gram matrix of the given sections, the estimate is a weighted 
     w = 1/M + H (H P H + lambda' I)^-1 H (X_s y - P 1/M),
 
 so everything happens in M dimensions; leaving a subject out deletes rows. P of any set of parallel sections is the sum of
-per-section Gram matrices, computed once. Where sections carry some contrasts only, P and X_s y are sums over these; the weights
-are shared, so that the other contrasts follow. What the ridge leaves at the given sections is spread along the axis by kriging
-(the best linear interpolation of a residual with a Matern 3/2 correlation of length L).
+per-section Gram matrices, computed once. Where sections carry some contrasts only, P and X_s y are sums over these; the
+weights are shared, so that the other contrasts follow. What the ridge leaves at the given sections is spread along their
+normal by kriging (the best linear interpolation of a residual with a Matern 3/2 correlation of length L).
 lambda and L come from leave-one-out cross-validation on the training set.
 
 Uncertainty: the ridge's own posterior inside the span of the training volumes, plus what no combination of the others
@@ -31,12 +31,14 @@ from xdiff.planes import Plane, along, cut, evidence, profiles, project
 from xdiff.stacks import Stack, foot_pixels, stacks
 
 FIT_K = (1, 2, 3, 5, 10, 31)
+BLOCK = 2**16  # voxels
 NUGGET = 1e-5  # of the variance of a given section's residual
 
 
 @dataclass
 class LinearGaussian:
-    """Training volumes `rows` (M, C, X, Y, Z) float32, the second half mirror images of the first.
+    """Training volumes `rows` (M, C, X, Y, Z), the second half mirror images of the first; float16 where that holds them exactly
+    (as_half), because at full size they are what fills the memory. What is made of them is float32.
 
     lambdas, lengths_mm and inflation (3 axes, len(FIT_K)) belong to FIT_K; between, they are interpolated in log K.
     """
@@ -45,7 +47,8 @@ class LinearGaussian:
     lambdas: np.ndarray = field(default_factory=lambda: np.full((3, len(FIT_K)), 0.05))
     lengths_mm: np.ndarray = field(default_factory=lambda: np.full((3, len(FIT_K)), 12.0))
     inflation: np.ndarray = field(default_factory=lambda: np.ones((3, len(FIT_K))))
-    patients: tuple[str, ...] = ()  # whose volumes the first half of `rows` are; empty: all different
+    # whose volumes the first half of `rows` are; several names where one has another's shape; empty: all different
+    patients: tuple[str | tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         self._grams: dict[tuple[int, int | None], np.ndarray] = {}
@@ -59,14 +62,14 @@ class LinearGaussian:
 
     @property
     def mean(self) -> np.ndarray:
-        return self.rows.mean(axis=0)
+        return self.rows.mean(axis=0, dtype=np.float32)
 
     def section_grams(self, axis: int, contrast: int | None = None) -> np.ndarray:
         """Gram matrix (n, M, M) float64 of every section along an axis, of one contrast or (None) of all; computed once."""
         if (axis, contrast) not in self._grams:
             rows = self.rows if contrast is None else self.rows[:, contrast : contrast + 1]
             sections = np.moveaxis(rows, axis + 2, 0).reshape(rows.shape[axis + 2], self.n_rows, -1)
-            self._grams[axis, contrast] = np.stack([(s @ s.T).astype(np.float64) for s in sections])
+            self._grams[axis, contrast] = np.stack([_gram(s) for s in sections])
         return self._grams[axis, contrast]
 
     def gram(self, planes: Sequence[Plane], given: Sequence[bool] | None = None) -> np.ndarray:
@@ -84,8 +87,8 @@ class LinearGaussian:
         rows = self.rows if given is None or all(given) else self.rows[:, np.array(given)]
         if all(p.thin for p in planes):
             mask = evidence(cut(rows[0], planes), planes, rows.shape[2:])[1]
-            return rows[:, :, mask].reshape(self.n_rows, -1)
-        return np.stack([np.concatenate([s.ravel() for s in cut(row, planes)]) for row in rows])
+            return rows[:, :, mask].reshape(self.n_rows, -1).astype(np.float32)
+        return np.stack([np.concatenate([s.ravel() for s in cut(row.astype(np.float32), planes)]) for row in rows])
 
     def inner(self, observation: Observation) -> np.ndarray:
         """X_s y (M,): inner products of the training volumes with the data, which is 0 in contrasts that are not given."""
@@ -96,9 +99,9 @@ class LinearGaussian:
         total = np.zeros(self.n_rows)
         for section, plane in zip(observation.sections, planes, strict=True):
             if isinstance(plane, Plane) and plane.thin:
-                rows = np.take(self.rows, plane.index, axis=plane.axis + 2).reshape(self.n_rows, -1)
+                rows = np.take(self.rows, plane.index, axis=plane.axis + 2).reshape(self.n_rows, -1).astype(np.float32)
             else:
-                rows = np.stack([plane.cut(row).ravel() for row in self.rows])
+                rows = np.stack([plane.cut(row.astype(np.float32)).ravel() for row in self.rows])
             total += rows @ section.ravel()
         return total
 
@@ -131,8 +134,24 @@ class LinearGaussian:
 
     def combine(self, weights: np.ndarray) -> np.ndarray:
         """sum_i w_i X_i, (C, X, Y, Z) float32."""
+        found = np.empty(self.rows[0].size, dtype=np.float32)
+        for part, block in self._blocks():
+            found[part] = weights.astype(np.float32) @ block
+        return found.reshape(self.rows.shape[1:])
+
+    def power_of(self, mixtures: np.ndarray) -> np.ndarray:
+        """Sum over i of the squared mixture i of training volumes, sum_i (sum_m mixtures_im X_m)^2: (C, X, Y, Z) float32."""
+        found = np.empty(self.rows[0].size, dtype=np.float32)
+        for part, block in self._blocks():
+            found[part] = np.square(mixtures.astype(np.float32) @ block).sum(axis=0)
+        return found.reshape(self.rows.shape[1:])
+
+    def _blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """The training volumes as float32, (M, n), some voxels at a time."""
         flat = self.rows.reshape(self.n_rows, -1)
-        return (weights.astype(np.float32) @ flat).reshape(self.rows.shape[1:])
+        for start in range(0, flat.shape[1], BLOCK):
+            part = slice(start, start + BLOCK)
+            yield part, flat[:, part].astype(np.float32, copy=False)
 
     def hyper(self, planes: Sequence[Plane]) -> tuple[float, float, float]:
         """(lambda, L in mm, inflation) for a set of planes, interpolated in log K; the mean over axes where there are several.
@@ -163,12 +182,16 @@ class LinearGaussian:
     def without(self, row: int) -> np.ndarray:
         """All rows but this patient's: the volume, its mirror image, and what other visits there are."""
         half = self.n_rows // 2
-        patients = self.patients or range(half)
-        return np.array([r for r in range(self.n_rows) if patients[r % half] != patients[row % half]])
+        return self._without_names(_names((self.patients or range(half))[row % half]))
 
-    def without_patient(self, patient: str | None) -> np.ndarray | None:
-        """`without` by name; None (keep all) where no training volume is this patient's."""
-        return self.without(self.patients.index(patient)) if patient in self.patients else None
+    def without_patient(self, patient: str | tuple[str, ...] | None) -> np.ndarray | None:
+        """`without` by name, or by the names of several patients; None (keep all) where no training volume is theirs."""
+        keep = self._without_names(_names(patient))
+        return keep if len(keep) < self.n_rows else None
+
+    def _without_names(self, names: frozenset) -> np.ndarray:
+        owners = [_names(patient) for patient in self.patients or range(self.n_rows // 2)]
+        return np.array([r for r in range(self.n_rows) if names.isdisjoint(owners[r % len(owners)])], dtype=int)
 
     def loo_weights(self) -> np.ndarray:
         """W (M, M): row i rebuilds volume i from all others, every voxel given."""
@@ -181,13 +204,29 @@ class LinearGaussian:
         """(C, X, Y, Z) float32: mean square of what the others do not explain of each training volume."""
         if self._unexplained is None:
             missing = np.eye(self.n_rows) - self.loo_weights()
-            flat = self.rows.reshape(self.n_rows, -1)
-            self._unexplained = ((missing.astype(np.float32) @ flat) ** 2).mean(axis=0).reshape(self.rows.shape[1:])
+            self._unexplained = self.power_of(missing) / self.n_rows
         return self._unexplained
 
     def posterior(self, observation: Observation) -> Posterior:
         """The distribution whose mean is `estimate`."""
         return Posterior(self, observation)
+
+
+def _names(patient: str | int | Sequence[str] | None) -> frozenset:
+    """One patient (a row's number, where patients have no names), several or none as a set."""
+    return frozenset([patient] if isinstance(patient, str | int) else patient or ())
+
+
+def as_half(volumes: np.ndarray) -> np.ndarray:
+    """Volumes as float16 where that changes none of their values, which is how the store keeps them; else as they are."""
+    half = volumes.astype(np.float16)
+    return half if np.array_equal(half, volumes) else volumes
+
+
+def _gram(values: np.ndarray) -> np.ndarray:
+    """Inner products (M, M) float64 of M rows."""
+    single = values.astype(np.float32)
+    return (single @ single.T).astype(np.float64)
 
 
 def _centre(gram: np.ndarray) -> np.ndarray:
@@ -214,8 +253,7 @@ class Posterior:
 
     def std(self) -> np.ndarray:
         """(C, X, Y, Z) float32, 0 at the voxels that are known exactly."""
-        rows = self.model.rows.reshape(self.model.n_rows, -1)
-        inside = np.einsum("mv,mv->v", *([self.root.T.astype(np.float32) @ rows] * 2)).reshape(self.mean.shape)
+        inside = self.model.power_of(self.root.T)
         total = np.sqrt(self.inflation * (inside + self.fade * self.model.unexplained_variance()))
         return np.where(self.observation.known, 0, total).astype(np.float32)
 

@@ -8,28 +8,30 @@ import numpy as np
 
 from xdiff.data.split import Split, patient_of, rank
 from xdiff.data.store import Store
-from xdiff.gaussian import FIT_K, LinearGaussian, Posterior, kriging_weights, spread_residual
+from xdiff.gaussian import FIT_K, LinearGaussian, Posterior, as_half, kriging_weights, spread_residual
 from xdiff.observation import NotEnoughSections, Point, choose_planes, leaves_enough_unseen, observe
 from xdiff.planes import AXIS_NAMES, Plane, stack
 
 LAMBDAS = np.geomspace(1e-5, 10.0, 25)
+MAX_ROWS_MIB = 2048
 MAX_LEFT_OUT = 48  # each costs an eigendecomposition per axis and K
 RIDGE_FACTORS = np.array([1.0, 4.0, 16.0, 64.0])
 LENGTHS_MM = (2.5, 4.0, 6.0, 9.0, 14.0)
 
 
 def training_rows(store: Store, subjects: Sequence[str], max_volumes: int = 400) -> tuple[np.ndarray, list[str]]:
-    """Training volumes and their mirror images, (2N, C, X, Y, Z) float32, and the N subjects used.
+    """Training volumes and their mirror images, (2N, C, X, Y, Z), and the N subjects used.
 
-    Above max_volumes the lowest ranks are taken and the number is printed: the Gram matrices grow with its square.
+    Above max_volumes, or MAX_ROWS_MIB of memory at the store's float16, the lowest ranks are taken and the number is printed.
     """
-    used = sorted(subjects, key=lambda s: rank(0, s))[:max_volumes]
+    volume_mib = 2 * 2 * len(store.contrasts) * np.prod(store.shape) / 2**20
+    most = min(max_volumes, max(2, int(MAX_ROWS_MIB / volume_mib)))
+    used = sorted(subjects, key=lambda s: rank(0, s))[:most]
     if not used:
         raise ValueError(f"{store.folder}: no training subject in the split")
     if len(used) < len(subjects):
-        print(f"gaussian: {len(used)} of {len(subjects)} training volumes used (max_volumes)")
-    volumes = np.stack([store.volume(s) for s in sorted(used)])
-    return with_mirror(volumes), sorted(used)
+        print(f"gaussian: {len(used)} of {len(subjects)} training volumes used (max_volumes, or {MAX_ROWS_MIB} MiB of them)")
+    return with_mirror(np.stack([as_half(store.volume(s)) for s in sorted(used)])), sorted(used)
 
 
 def with_mirror(volumes: np.ndarray) -> np.ndarray:
@@ -37,16 +39,24 @@ def with_mirror(volumes: np.ndarray) -> np.ndarray:
     return np.concatenate([volumes, volumes[:, :, ::-1]])
 
 
-def fit(store: Store, split: Split, max_volumes: int = 400, n_checked: int = 8) -> LinearGaussian:
+def fit(
+    store: Store, split: Split, max_volumes: int = 400, n_checked: int = 8, added: tuple[np.ndarray, Sequence] | None = None
+) -> LinearGaussian:
     """Fit on the training side of a split: lambda and L by leave-one-out, for every axis and every K of FIT_K.
 
     First lambda over up to MAX_LEFT_OUT training volumes in Gram space (exact and cheap, but blind to the spreading of the
     residual); then that lambda or a larger one together with L, with n_checked left-out volumes: with many sections the
     spreading does the work that a small lambda would do, and does it better. Left-out sections are on their volume's scale
     here, and on their own at test: a difference of a few per cent that the choice does not see.
+
+    added: further volumes (n, C, X, Y, Z) that help to estimate and are no cases themselves, and the patients each is made of.
     """
     rows, subjects = training_rows(store, split.side("train"), max_volumes)
-    model = LinearGaussian(rows, patients=tuple(patient_of(s) for s in subjects))
+    patients = [patient_of(s) for s in subjects]
+    if added is not None:
+        rows = with_mirror(np.concatenate([rows[: len(subjects)], as_half(added[0])]))
+        patients += added[1]
+    model = LinearGaussian(rows, patients=tuple(patients))
     for axis in range(3):
         for j, k in enumerate(FIT_K):
             _fit_point(model, store, subjects, axis, j, k, n_checked)
@@ -80,7 +90,7 @@ class LeftOut:
     """One training volume seen through given sections of one axis, estimated from all others."""
 
     def __init__(self, model: LinearGaussian, store: Store, subjects: list[str], row: int, planes: list[Plane]) -> None:
-        self.model, self.volume, self.keep = model, model.rows[row], model.without(row)
+        self.model, self.volume, self.keep = model, model.rows[row].astype(np.float32), model.without(row)
         spacing = store.spacing_mm(subjects[row])
         self.observation = observe(self.volume, planes, store.contrasts, spacing, store.frame, "none")
         self.gram, self.inner = model.gram(planes), model.inner(self.observation)
@@ -94,10 +104,9 @@ class LeftOut:
         planes = self.observation.planes
         axis, given = planes[0].axis, [p.index for p in planes]
         weights = self.model.weights_for(self.gram, self.inner, ridges, self.keep).astype(np.float32)
-        flat = self.model.rows.reshape(self.model.n_rows, -1)
         found = np.empty((len(ridges), len(lengths_mm)))
-        for r, estimate in enumerate(weights @ flat):
-            residual = stack(self.volume - estimate.reshape(self.volume.shape), axis)
+        for r, one in enumerate(weights):
+            residual = stack(self.volume - self.model.combine(one), axis)
             sections = residual.reshape(len(residual), -1)
             products = (sections @ sections.T).astype(np.float64)
             unseen = np.setdiff1d(np.arange(len(sections)), given)
@@ -133,10 +142,8 @@ def _ridge_errors(model: LinearGaussian, row: int, planes: list[Plane]) -> np.nd
 
 def to_tensors(model: LinearGaussian) -> dict[str, np.ndarray]:
     """A fitted core as arrays to save; mirror images are made again on loading."""
-    rows = model.rows[: model.n_rows // 2]
-    dtype = np.float16 if np.array_equal(rows.astype(np.float16).astype(np.float32), rows) else np.float32
     return {
-        "rows": rows.astype(dtype),
+        "rows": as_half(model.rows[: model.n_rows // 2]),
         "lambdas": model.lambdas,
         "lengths_mm": model.lengths_mm,
         "inflation": model.inflation,
@@ -144,5 +151,4 @@ def to_tensors(model: LinearGaussian) -> dict[str, np.ndarray]:
 
 
 def from_tensors(tensors: dict[str, np.ndarray]) -> LinearGaussian:
-    rows = with_mirror(tensors["rows"].astype(np.float32))
-    return LinearGaussian(rows, tensors["lambdas"], tensors["lengths_mm"], tensors["inflation"])
+    return LinearGaussian(with_mirror(tensors["rows"]), tensors["lambdas"], tensors["lengths_mm"], tensors["inflation"])

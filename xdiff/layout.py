@@ -15,7 +15,10 @@ from xdiff.markup import DASH, Cell, Table
 from xdiff.stats import ROW, base_of, one_step_count, rows_among, without_ablations
 
 TRIVIAL = ["zeros", "mean_template", "nearest", "linear", "cubic", "retrieval", "gaussian"]
-METHODS = [*TRIVIAL, "gaussian_local", "unet", "unet2d", "mednerf", "tpdm", "score", "flow3d", "xdiff_paper", "xdiff", "truth"]
+METHODS = [
+    *(*TRIVIAL, "gaussian_posed", "gaussian_local", "gaussian_local_posed"),
+    *("unet", "unet2d", "mednerf", "tpdm", "score", "flow3d", "xdiff_paper", "xdiff", "truth"),
+]
 REGION_NOTES = {
     "unseen": "squared error over all non-given voxels per non-given foreground voxel (the headline)",
     "unseen_masked": "non-given foreground voxels only",

@@ -28,6 +28,7 @@ from xdiff.kinds import Kinds
 from xdiff.local import LOG_STD, POWERS, Core, LocalNetwork, features, powers, seen_something
 from xdiff.observation import NotEnoughSections, Point, choose_planes, leaves_enough_unseen, observe, well_filled
 from xdiff.planes import AXES, AXIS_NAMES
+from xdiff.registration import WarpSettings, fit_warps, warped_volumes
 from xdiff.view import View
 
 VERSION = 2  # raise when the same settings fit something else
@@ -43,9 +44,11 @@ KINDS = Kinds(uniform=0.75)
 @dataclass(frozen=True)
 class CoreSettings:
     """max_volumes: most training volumes of the linear-Gaussian estimate; cases: training cases of the correction, with `voxels`
-    random voxels each; steps and width: of its network."""
+    random voxels each; steps and width: of its network; warped_rows: copies of each training volume in the shapes of others that
+    join the linear-Gaussian estimate, fewer where max_volumes has no room."""
 
     max_volumes: int = 400
+    warped_rows: int = 0
     cases: int = 1600
     voxels: int = 2500
     steps: int = 4000
@@ -69,13 +72,13 @@ def fit_core(store: Store, split: Split, settings: CoreSettings, folder: Path | 
     """
     key = digest([VERSION, store.fingerprint, split.side("train"), split.side("val"), asdict(settings), seed])
     if not folder:
-        return _fit(store, split, settings, seed)
+        return _fit(store, split, settings, None, seed)
     # methods train side by side: one fits, the others wait for it
-    return _unpacked(keep_once(folder / f"core-{key[:16]}", lambda: _packed(_fit(store, split, settings, seed))))
+    return _unpacked(keep_once(folder / f"core-{key[:16]}", lambda: _packed(_fit(store, split, settings, folder, seed))))
 
 
-def _fit(store: Store, split: Split, settings: CoreSettings, seed: int) -> Core:
-    linear = fit(store, split, settings.max_volumes)
+def _fit(store: Store, split: Split, settings: CoreSettings, folder: Path | None, seed: int) -> Core:
+    linear = fit(store, split, settings.max_volumes, added=_warped(store, split.side("train"), settings, folder, seed))
     blank = Core(linear, LocalNetwork(1, 1).to(training_device()))
     cases = list(_cases(blank, store, split.side("train"), (settings.cases, settings.voxels), seed))
     if not cases:
@@ -86,6 +89,18 @@ def _fit(store: Store, split: Split, settings: CoreSettings, seed: int) -> Core:
     return Core(linear, network.to(blank.device))
 
 
+def _warped(
+    store: Store, subjects: list[str], settings: CoreSettings, folder: Path | None, seed: int
+) -> tuple[np.ndarray, list[tuple[str, str]]] | None:
+    """What settings.warped_rows asks for and max_volumes has room for."""
+    copies = min(settings.warped_rows, settings.max_volumes // len(subjects) - 1 if subjects else 0)
+    if copies < settings.warped_rows:
+        print(f"gaussian: {max(copies, 0)} of {settings.warped_rows} warped copies of each training volume used (max_volumes)")
+    if copies < 1:
+        return None
+    return warped_volumes(store, fit_warps(store, subjects, WarpSettings(), folder), copies, seed)
+
+
 def _packed(core: Core) -> Tensors:
     """Unlike weights, with the patients' names: a training leaves them out by name."""
     names = json.dumps(core.linear.patients).encode()
@@ -93,9 +108,9 @@ def _packed(core: Core) -> Tensors:
 
 
 def _unpacked(tensors: Tensors) -> Core:
-    names = tensors.pop("patients").tobytes()
+    names = json.loads(tensors.pop("patients").tobytes())
     core = Core.of(tensors, device=training_device())
-    core.linear.patients = tuple(json.loads(names))
+    core.linear.patients = tuple(name if isinstance(name, str) else tuple(name) for name in names)
     return core
 
 

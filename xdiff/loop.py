@@ -163,7 +163,7 @@ class Trainer:
 
     @property
     def by_clock(self) -> bool:
-        return self.settings.minutes > 0
+        return self.settings.minutes > 0 and self.settings.steps > 0
 
     @property
     def schedule(self) -> tuple[float, float]:
@@ -195,7 +195,7 @@ class Trainer:
 
     def _share(self) -> int:
         done, whole = self.schedule
-        return int(done * self.settings.checks / whole) if whole else 0
+        return int(done * self.settings.checks / whole) if whole else 0  # no steps: the untrained network
 
     def update(self, batch: Any) -> float | None:
         """One optimiser step; returns its loss, on a GPU every LOOK_EVERY steps the mean of theirs and else None."""

@@ -1,10 +1,9 @@
 """Planes and what they do to a volume: cutting (A), putting back (A^T), evidence, distance, projection.
 
-The only module that knows axes. Volumes are (C, X, Y, Z) in RAS+ order, numpy or torch (axis-aligned operations are pure
-indexing and work on both; oblique ones are sparse matrices and need numpy). A section of an axis-aligned plane is
-(C, h, w), the two remaining axes in increasing order. Notation as in the method's statement: observation y = {(p_k, s_k)},
-W = A^T 1, mask M = [W > 0], evidence E = W+ A^T y, Delta = distance in mm to the nearest given plane. Planes that are parallel
-to each other: stacks.py.
+With stacks.py, seen.py and rotations.py the only place that knows axes. Volumes are (C, X, Y, Z) in RAS+ order, numpy or torch
+(axis-aligned operations are pure indexing and work on both; oblique ones are sparse matrices and need numpy). A section of an
+axis-aligned plane is (C, h, w), the two remaining axes in increasing order. Notation as in the method's statement: observation
+y = {(p_k, s_k)}, W = A^T 1, mask M = [W > 0], evidence E = W+ A^T y, Delta = distance in mm to the nearest given plane.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ class PoseModel:
     def _rows(self, plane: Plane) -> np.ndarray:
         """The training volumes' sections (M, C, h, w)."""
         rows = self.linear.rows
-        cut = plane.cut(rows.reshape(-1, *rows.shape[2:]))
+        cut = plane.cut(rows.reshape(-1, *rows.shape[2:])).astype(np.float32)
         return np.ascontiguousarray(cut).reshape(*rows.shape[:2], *cut.shape[1:])
 
     def _gram(self, plane: Plane) -> np.ndarray:

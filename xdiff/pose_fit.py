@@ -91,4 +91,4 @@ def to_tensors(model: PoseModel) -> dict[str, np.ndarray]:
 
 def from_tensors(rows: np.ndarray, tensors: dict[str, np.ndarray]) -> PoseModel:
     """From training volumes (N, C, X, Y, Z), whose mirror images are made here, and `to_tensors`."""
-    return PoseModel(LinearGaussian(with_mirror(rows.astype(np.float32))), **tensors)
+    return PoseModel(LinearGaussian(with_mirror(rows)), **tensors)

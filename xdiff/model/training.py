@@ -58,7 +58,7 @@ class Denoising:
     def __init__(self, draws: Draws, checks: Checks, validation: list[str], settings: Settings) -> None:
         self.draws, self.checks, self.settings = draws, checks, settings
         self.network = settings.network(len(draws.store.contrasts))
-        unchanged = replace(settings.draws, augment=Augmentation(warp=0))
+        unchanged = replace(settings.draws, augment=Augmentation(warp=0), donors=0.0)
         self.spectra = self._spectra(Draws(draws.store, draws.subjects, draws.core, unchanged))
         others = Draws(draws.store, validation, draws.core, unchanged)
         count = HELD_OUT if validation else 0
@@ -186,7 +186,7 @@ def fit_network(store: Store, split: Split, settings: Settings, workdir: Path) -
 
 def _train(store: Store, split: Split, core: Core, settings: Settings, workdir: Path) -> Tensors:
     workdir.mkdir(parents=True, exist_ok=True)
-    draws = Draws(store, split.side("train"), core, settings.draws)
+    draws = Draws.of_training(store, split, core, settings.draws, workdir.parent)
     checks = Checks(draws, split, settings.validate_k, settings.validate_subjects)
     problem = Denoising(draws, checks, split.side("val")[: settings.validate_subjects], settings)
     best = run(problem, settings, workdir)
