@@ -147,10 +147,10 @@ def test_batch_is_a_function_of_step_alone(problem: Regression) -> None:
 def test_what_is_regressed_is_the_residual_of_the_estimate_that_is_shown(problem: Regression) -> None:
     draws = problem.draws.of_step(4, 2, 2)
     for draw, maps, residual, weight in zip(draws, *problem.batch(2), strict=True):
-        assert torch.equal(maps, make_condition(draw.observation, draw.known).maps)
-        assert torch.equal(weight, torch.from_numpy(importance(draw.known)))
-        assert not residual[:, torch.from_numpy(draw.observation.mask)].any()  # what is given needs no prediction
-        again = draw.known.corrected + draw.known.std * residual.numpy()
+        assert torch.equal(maps, make_condition(draw.view, draw.known).maps)
+        assert torch.equal(weight, importance(draw.known))
+        assert not residual[draw.view.known].any()  # what is given needs no prediction
+        again = draw.known.corrected + draw.known.std * residual
         np.testing.assert_allclose(again, draw.truth, atol=1e-5)
 
 

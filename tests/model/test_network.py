@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import Prepared
 
+from xdiff.errors import InputError
 from xdiff.local import Estimate
 from xdiff.model.diffusion import (
     LOG_SIGMA,
@@ -19,10 +20,11 @@ from xdiff.model.diffusion import (
     section_maps,
     slabs,
 )
-from xdiff.model.network import Network, double, halve
+from xdiff.model.network import TOKEN_CHANNELS, Network, Tokens, double, halve
 from xdiff.model.spectrum import BINS
 from xdiff.observation import observe
 from xdiff.planes import Plane, stack
+from xdiff.view import View
 
 MAPS = map_channels(1)
 WHITE = torch.ones(1, BINS)
@@ -32,10 +34,10 @@ def randn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def scrambled(trunk: tuple[int, ...] = (8, 16)) -> Network:
+def scrambled(trunk: tuple[int, ...] = (8, 16), tokens: int = 0) -> Network:
     """Random numbers in the zero heads too, so that everything has an influence."""
     torch.manual_seed(0)
-    network = Network(1, MAPS, (8, 16), trunk, features=4).eval()
+    network = Network(1, MAPS, (8, 16), trunk, features=4, tokens=tokens).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return network
@@ -89,6 +91,61 @@ def test_only_the_trunk_tells_a_section_of_the_state_far_away() -> None:
     assert differences[False] == 0 < 1e-4 < differences[True]
 
 
+# Tokens, an ablation ------------------------------------------------------------------------------------------------
+
+
+def test_untrained_network_with_tokens_returns_zero_too() -> None:
+    network = Network(2, 10, (8, 16), (), tokens=8).eval()
+    tokens = network.tokens(randn(3, 10, 12, 14, 9))
+    with torch.no_grad():
+        out = network.section(randn(3, 12, 14, 9), torch.tensor([0.0, 0.4, 1.0]), randn(3, 13, 14, 9), None, tokens)
+    assert out.shape == (3, 2, 14, 9) and not out.any()
+
+
+def test_tokens_tell_a_section_of_the_conditioning_far_away() -> None:
+    """Section 3 with the maps changed in sections 9 and beyond, without a trunk."""
+    maps, rows, t = randn(1, MAPS, 16, 12, 10, seed=1), torch.tensor([3]), torch.tensor([0.5])
+    changed = maps.clone()
+    changed[:, :, 9:] += 1
+    slab, differences = slabs(randn(2, 16, 12, 10), 0, rows, 1), {}
+    for count in (8, 0):
+        network, found = scrambled((), count), []
+        for one in (maps, changed):
+            with torch.no_grad():
+                tokens = network.tokens(one) if count else None
+                found.append(network.section(slab, t, section_maps(one[0], 0, rows), None, tokens))
+        differences[count] = (found[0] - found[1]).abs().max().item()
+    assert differences[0] == 0 < 1e-4 < differences[8]
+
+
+@pytest.mark.parametrize("count", [1, 8, 27])
+def test_tokens_are_projected_means_over_equal_boxes(count: int) -> None:
+    torch.manual_seed(0)
+    tokens, maps = Tokens(5, count), randn(2, 5, 6, 12, 18)
+    side = round(count ** (1 / 3))
+    boxes = maps.reshape(2, 5, side, 6 // side, side, 12 // side, side, 18 // side).mean(dim=(3, 5, 7)).flatten(2).transpose(1, 2)
+    found = tokens(maps)
+    assert found.shape == (2, count, TOKEN_CHANNELS)
+    torch.testing.assert_close(found, tokens.projection(boxes))
+
+
+@pytest.mark.parametrize("count", [2, 9, 26])
+def test_a_number_of_tokens_that_is_no_cube_is_refused(count: int) -> None:
+    with pytest.raises(InputError, match=f"params.tokens: found {count}, expected a cube number"):
+        Network(1, MAPS, (8, 16), (), tokens=count)
+
+
+def test_volumes_of_a_batch_keep_their_own_tokens() -> None:
+    """A volume whose tokens are computed alone gives the same loss as beside another."""
+    network, both = scrambled((), 8), batch(2)
+    losses = [loss(network, one, torch.Generator().manual_seed(0)).item() for one in (both, both)]
+    assert losses[0] == losses[1]
+    twice = Batch(*(torch.cat([x[:1]] * 2) for x in (both.residual, both.weight, both.spectrum, both.maps)), both.axis, both.rows)
+    swapped = Batch(*(x.flip(0) for x in (both.residual, both.weight, both.spectrum, both.maps)), both.axis, both.rows)
+    assert loss(network, twice, torch.Generator().manual_seed(0)).item() != losses[0]
+    assert loss(network, swapped, torch.Generator().manual_seed(0)).item() != losses[0]
+
+
 # What it is shown ---------------------------------------------------------------------------------------------------
 
 
@@ -99,7 +156,7 @@ def test_condition_holds_what_the_observation_and_the_estimate_say(heads: Prepar
     gaussian, spread, estimate = rng.random((3, *volume.shape), dtype=np.float32)
     wide = (0.2 + rng.random(gaussian.shape)).astype(np.float32)
     wide[:, 0] = 1e-3
-    condition = make_condition(observation, Estimate(gaussian, spread, estimate, wide))
+    condition = make_condition(View.of(observation), Estimate(*map(torch.from_numpy, (gaussian, spread, estimate, wide))))
     maps = condition.maps.numpy()
     assert maps.shape == (map_channels(2), *store.shape) and maps.dtype == np.float32
     np.testing.assert_array_equal(maps[:2, :, :, 9], observation.sections[0])
@@ -112,16 +169,33 @@ def test_condition_holds_what_the_observation_and_the_estimate_say(heads: Prepar
         maps[8:10, 5, 5, 5] * wide[:, 5, 5, 5], estimate[:, 5, 5, 5] - inner.mean(axis=(1, 2, 3)), atol=1e-5
     )
     np.testing.assert_allclose(maps[10:12], np.log(wide) + 2.5, rtol=1e-4, atol=1e-5)
-    assert np.flatnonzero(maps[12].any(axis=(0, 1))).tolist() == [9, 14]  # mask
-    assert maps[13, 0, 0, 12] == pytest.approx(2 * 2.0 / 40)  # distance
-    assert maps[14:17, -1, 0, 0].tolist() == pytest.approx([0.23, -0.27, -0.21])  # 100 mm from the middle: right, back, down
-    np.testing.assert_array_equal(condition.mask.numpy(), observation.mask)
+    for carried in maps[12:14]:  # mask, of each contrast
+        assert np.flatnonzero(carried.any(axis=(0, 1))).tolist() == [9, 14] and set(np.unique(carried)) == {0, 1}
+    assert maps[14, 0, 0, 12] == pytest.approx(2 * 2.0 / 40)  # distance
+    assert maps[15:18, -1, 0, 0].tolist() == pytest.approx([0.23, -0.27, -0.21])  # 100 mm from the middle: right, back, down
+    np.testing.assert_array_equal(condition.known.numpy(), observation.known)
+
+
+@pytest.mark.parametrize("planes", [[Plane(2, 9), Plane(2, 14)], [Plane(2, 9, 2.5)], [Plane(2, 9), Plane(0, 3)]], ids=str)
+def test_a_contrast_that_is_not_given_has_no_evidence_and_no_difference_from_it(heads: Prepared, planes: list[Plane]) -> None:
+    store, generator = heads.store, torch.Generator().manual_seed(0)
+    known = Estimate(*(0.1 + torch.rand(4, 2, *store.shape, generator=generator)))
+    volume, rest = store.volume(store.subjects[0]), (planes, store.contrasts, (2.0,) * 3, store.frame, "none")
+    every, one = (make_condition(View.of(observe(volume, *rest, given)), known) for given in (None, ["T2w"]))
+    for missing in (0, 6, 12):  # evidence, how far interpolation is from the estimate, mask
+        assert not one.maps[missing].any() and every.maps[missing].any()
+        assert torch.equal(one.maps[missing + 1], every.maps[missing + 1])
+    others = [c for c in range(len(one.maps)) if c not in (0, 6, 12)]
+    assert torch.equal(one.maps[others], every.maps[others])
+    assert not one.known[0].any() and torch.equal(one.known[1], every.known[1])
+    assert every.known.any() == all(p.thin for p in planes)
 
 
 def test_far_away_distances_are_all_the_same() -> None:
     volume = np.random.default_rng(0).random((1, 8, 8, 60), dtype=np.float32)
     observation = observe(volume, [Plane(2, 0)], ("field",), (4.0, 4.0, 4.0), "centred", "none")
-    distance = make_condition(observation, Estimate(volume, volume, volume, np.ones_like(volume))).maps[7, 0, 0]
+    tensor = torch.from_numpy(volume)
+    distance = make_condition(View.of(observation), Estimate(tensor, tensor, tensor, torch.ones_like(tensor))).maps[7, 0, 0]
     assert float(distance[10]) == 1.0 and float(distance[40]) == float(distance[59]) == 4.0
 
 
@@ -195,7 +269,7 @@ class Oracle(Network):
 
     shown: list[tuple[torch.Tensor, torch.Tensor]]
 
-    def section(self, slabs: torch.Tensor, t: torch.Tensor, maps: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
+    def section(self, slabs: torch.Tensor, t: torch.Tensor, maps: torch.Tensor, *_: None) -> torch.Tensor:
         self.shown = [*getattr(self, "shown", []), (slabs, t)]
         unit = (t / torch.sqrt((1 - t) ** 2 + t**2))[:, None, None, None]
         return (maps[:, :1] - slabs[:, 3:4]) / unit
@@ -247,7 +321,8 @@ def test_draws_at_the_end_see_no_state_and_the_others_one_of_unit_variance() -> 
         assert (t[24:] < 1).all() and state[24:, 2].std() == pytest.approx(1.0, abs=0.1)
 
 
-def test_gradient_reaches_trunk_and_sections() -> None:
-    network = scrambled()
+@pytest.mark.parametrize("tokens", [0, 8])
+def test_gradient_reaches_trunk_sections_and_tokens(tokens: int) -> None:
+    network = scrambled(tokens=tokens)
     loss(network, batch(2), torch.Generator().manual_seed(0)).backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters())

@@ -14,7 +14,7 @@ from conftest import Prepared
 
 from xdiff.augment import Augmentation
 from xdiff.config import MethodEntry
-from xdiff.draws import Checks, Draw, Draws, DrawSettings
+from xdiff.draws import Checks, Draw, Draws, DrawSettings, residual
 from xdiff.errors import InputError
 from xdiff.loop import Trainer
 from xdiff.model import method, training
@@ -57,9 +57,9 @@ def test_batch_holds_what_its_draws_say(problem: Denoising) -> None:
         assert batch.residual.shape == (2, len(store.contrasts), *store.shape) and batch.residual.dtype == torch.float32
         assert batch.maps.shape == (2, map_channels(len(store.contrasts)), *store.shape) and batch.rows.shape == (2, 4)
         draw = problem.draws.of_step(TINY.seed, step, 2)[0]
-        assert torch.equal(batch.maps[0], make_condition(draw.observation, draw.known).maps)
-        assert not batch.residual[0][:, torch.from_numpy(draw.observation.mask)].any()  # what is given needs no prediction
-        again = draw.known.corrected + draw.known.std * batch.residual[0].numpy()
+        assert torch.equal(batch.maps[0], make_condition(draw.view, draw.known).maps)
+        assert not batch.residual[0][draw.view.known].any()  # what is given needs no prediction
+        again = draw.known.corrected + draw.known.std * batch.residual[0]
         np.testing.assert_allclose(again, draw.truth, atol=1e-5)
     assert axes == {0, 1, 2}
 
@@ -74,7 +74,7 @@ def test_residuals_are_about_one_in_units_of_the_scale(field: Prepared) -> None:
 def test_sections_are_drawn_where_there_is_foreground_and_two_beyond(axis: int) -> None:
     foreground = np.zeros((20, 22, 24), dtype=bool)
     foreground[6:12, 1:9, 15:24] = True
-    draw = Draw(None, None, None, foreground)  # type: ignore[arg-type]
+    draw = Draw(None, None, None, torch.from_numpy(foreground))  # type: ignore[arg-type]
     expected = [range(4, 14), range(0, 11), range(13, 24)][axis]
     seen = [training._rows(draw, axis, 5, np.random.default_rng(seed)) for seed in range(80)]
     assert all(len(set(rows.tolist())) == 5 for rows in seen)
@@ -115,24 +115,36 @@ def test_held_out_volumes_are_of_the_validation_side(field: Prepared, monkeypatc
 
 
 def test_fusion_finds_the_weights_that_the_axes_deserve(field: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Along the sections' own axis the residual too large by two, along the others noise: half of it and none of them."""
-    problem, rng = problem_of(field), np.random.default_rng(0)
-    left = iter([draw for side, _, draw, _ in problem.checks.cases if side == "validation"])
+    """Along the sections' own axis what the linear estimate misses, too large by two at t = 1 and by five below, along the others
+    noise: a half of it, then a fifth, and none of them."""
+    problem, generator, asked = problem_of(field), torch.Generator().manual_seed(0), []
 
-    def estimates(network: object, spectrum: torch.Tensor, state: torch.Tensor, t: float, condition: object) -> torch.Tensor:
-        draw = next(left)
-        found = rng.standard_normal((3, *draw.truth.shape), dtype=np.float32)
-        found[2] = 2 * (draw.truth - draw.known.corrected) / draw.known.std
-        return torch.from_numpy(found)
+    def estimates(draw: Draw, state: torch.Tensor, t: float) -> tuple[torch.Tensor, torch.Tensor]:
+        asked.append((draw, t, state))
+        wanted = residual(draw)
+        added = torch.randn((3, *draw.truth.shape), generator=generator)
+        added[2] = (2 if t == 1 else 5) * (wanted - 0.3 * wanted)
+        return 0.3 * wanted, added
 
     monkeypatch.setattr(training, "axis_estimates", estimates)
-    own, other = problem.fit_fusion(problem.network)
-    assert own == pytest.approx(0.5, abs=0.02) and other == pytest.approx(0, abs=0.02)
+    monkeypatch.setattr(problem, "denoiser", lambda network, draw: draw)
+    fusion = problem.fit_fusion(problem.network)
+    assert fusion.times[0] == 1 and (np.diff(fusion.times) < 0).all() and fusion.weights.shape == (len(fusion.times), 2)
+    sigma = fusion.times[1:] / (1 - fusion.times[1:])
+    np.testing.assert_allclose(sigma, training.FUSION_SIGMA, rtol=1e-4)
+    np.testing.assert_allclose(fusion.weights, [[0.5, 0]] + [[0.2, 0]] * len(sigma), atol=0.02)
+    assert fusion.times.dtype == fusion.weights.dtype == np.float32
+    draws = [draw for side, _, draw, _ in problem.checks.cases if side == "validation"]
+    assert [id(draw) for draw, t, _ in asked if t == 1] == [id(draw) for draw in draws]
+    for draw, t, state in asked:
+        left = (state - (1 - t) * residual(draw)) / t
+        assert left.std().item() == pytest.approx(1, abs=0.03) and left.mean().abs() < 0.03  # the rest is noise
 
 
 def test_fusion_of_nothing_is_the_mean(field: Prepared) -> None:
     problem = problem_of(field)
-    np.testing.assert_allclose(problem.fit_fusion(problem.network.eval()), [1 / 3, 1 / 3])
+    fusion = problem.fit_fusion(problem.network.eval())
+    np.testing.assert_allclose(fusion.weights, np.full((1 + len(training.FUSION_SIGMA), 2), 1 / 3))
 
 
 def test_the_same_seed_gives_the_same_network() -> None:
