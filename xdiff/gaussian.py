@@ -133,11 +133,11 @@ class LinearGaussian:
         return weights
 
     def combine(self, weights: np.ndarray) -> np.ndarray:
-        """sum_i w_i X_i, (C, X, Y, Z) float32."""
-        found = np.empty(self.rows[0].size, dtype=np.float32)
+        """sum_i w_i X_i, (C, X, Y, Z) float32, of weights (M,); of several (R, M) at once: (R, C, X, Y, Z)."""
+        found = np.empty((*weights.shape[:-1], self.rows[0].size), dtype=np.float32)
         for part, block in self._blocks():
-            found[part] = weights.astype(np.float32) @ block
-        return found.reshape(self.rows.shape[1:])
+            found[..., part] = weights.astype(np.float32) @ block
+        return found.reshape(*weights.shape[:-1], *self.rows.shape[1:])
 
     def power_of(self, mixtures: np.ndarray) -> np.ndarray:
         """Sum over i of the squared mixture i of training volumes, sum_i (sum_m mixtures_im X_m)^2: (C, X, Y, Z) float32."""

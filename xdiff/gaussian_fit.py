@@ -105,8 +105,8 @@ class LeftOut:
         axis, given = planes[0].axis, [p.index for p in planes]
         weights = self.model.weights_for(self.gram, self.inner, ridges, self.keep).astype(np.float32)
         found = np.empty((len(ridges), len(lengths_mm)))
-        for r, one in enumerate(weights):
-            residual = stack(self.volume - self.model.combine(one), axis)
+        for r, estimate in enumerate(self.model.combine(weights)):
+            residual = stack(self.volume - estimate, axis)
             sections = residual.reshape(len(residual), -1)
             products = (sections @ sections.T).astype(np.float64)
             unseen = np.setdiff1d(np.arange(len(sections)), given)

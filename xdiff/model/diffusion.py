@@ -9,7 +9,6 @@ is used with the residual's own spectrum in place of a white one (spectrum.py).
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
@@ -21,7 +20,7 @@ from xdiff.filters import box_mean
 from xdiff.local import Estimate
 from xdiff.model.network import Network, double, halve
 from xdiff.model.spectrum import wiener
-from xdiff.planes import stack
+from xdiff.planes import along, stack
 from xdiff.view import View
 
 DISTANCE_UNIT_MM = 40.0
@@ -71,16 +70,17 @@ def _maps(view: View, known: Estimate) -> Iterator[Tensor]:
     yield torch.log(std) + 2.5  # about 0 for residuals of 0.08
     yield given & view.mask
     yield view.distance_mm.clamp(max=4 * DISTANCE_UNIT_MM)[None] / DISTANCE_UNIT_MM
-    yield position(view.shape, view.spacing_mm, base.device)
+    yield from (feature[None] for feature in position(view.shape, view.spacing_mm, base.device))
 
 
-@functools.lru_cache(maxsize=4)
-def position(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], device: torch.device) -> Tensor:
-    """Fourier features (3 (1 + 2 len(FREQUENCIES)), X, Y, Z) of the place of every voxel, in 100 mm from the middle."""
-    axes = [(np.arange(n) - (n - 1) / 2) * mm / POSITION_UNIT_MM for n, mm in zip(shape, spacing_mm, strict=True)]
-    u = np.stack(np.meshgrid(*axes, indexing="ij"))
-    waves = [f(np.pi * k * u) for k in FREQUENCIES for f in (np.sin, np.cos)]
-    return torch.from_numpy(np.concatenate([u, *waves]).astype(np.float32)).to(device)
+def position(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], device: torch.device) -> Iterator[Tensor]:
+    """Fourier features of the place of every voxel, in 100 mm from the middle: 3 (1 + 2 len(FREQUENCIES)) views (X, Y, Z) of the
+    lines that they are."""
+    middles = [(np.arange(n) - (n - 1) / 2) * mm / POSITION_UNIT_MM for n, mm in zip(shape, spacing_mm, strict=True)]
+    waves = [lambda u, f=f, k=k: f(np.pi * k * u) for k in FREQUENCIES for f in (np.sin, np.cos)]
+    for feature in (lambda u: u, *waves):
+        for axis, line in enumerate(middles):
+            yield torch.from_numpy(along(feature(line), axis).astype(np.float32)).to(device).expand(shape)
 
 
 def section_maps(maps: Tensor, axis: int, rows: Tensor) -> Tensor:

@@ -33,16 +33,15 @@ def load(weights: Path) -> XDiffusion:
     network = settings.network(len(config["contrasts"]))
     state = {name.removeprefix("network."): torch.from_numpy(a) for name, a in tensors.items() if name.startswith("network.")}
     network.load_state_dict(state)
-    return XDiffusion(network.eval(), tensors, settings)
+    return XDiffusion(network.eval(), Core.of(tensors, settings.base, training_device()), tensors, settings)
 
 
 class XDiffusion:
     """A trained X-Diffusion, ready to reconstruct."""
 
-    def __init__(self, network: Network, tensors: Tensors, settings: Settings) -> None:
-        self.device = training_device()
+    def __init__(self, network: Network, core: Core, tensors: Tensors, settings: Settings) -> None:
+        self.device, self.core = core.device, core
         self.network, self.sampler = network.to(self.device), settings.sampler
-        self.core = Core.of(tensors, settings.base, self.device)
         self.fusion = Fusion(tensors["fusion.times"], tensors["fusion.weights"]) if self.sampler.fusion == "fitted" else UNIFORM
         self.spectra = Spectra(tensors["spectra.log_distance"], tensors["spectra.power"])
         if self.device.type == "cuda":
