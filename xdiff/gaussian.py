@@ -68,7 +68,7 @@ class LinearGaussian:
         """Gram matrix (n, M, M) float64 of every section along an axis, of one contrast or (None) of all; computed once."""
         if (axis, contrast) not in self._grams:
             rows = self.rows if contrast is None else self.rows[:, contrast : contrast + 1]
-            sections = np.moveaxis(rows, axis + 2, 0).reshape(rows.shape[axis + 2], self.n_rows, -1)
+            sections = (np.take(rows, i, axis + 2).reshape(self.n_rows, -1) for i in range(rows.shape[axis + 2]))
             self._grams[axis, contrast] = np.stack([_gram(s) for s in sections])
         return self._grams[axis, contrast]
 

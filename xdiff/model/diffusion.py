@@ -10,6 +10,7 @@ is used with the residual's own spectrum in place of a white one (spectrum.py).
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -51,20 +52,26 @@ def make_condition(view: View, known: Estimate) -> Condition:
     the given sections, how far the estimate is from linear interpolation, its own detail. In the image's units these are
     small beside it and almost collinear with each other, and training sees nothing of them for a long time.
     """
+    maps = torch.empty(map_channels(len(known.std)), *view.shape, device=known.std.device)
+    filled = 0
+    for part in _maps(view, known):  # one at a time: of a large volume all together would be there twice
+        maps[filled : filled + len(part)] = part
+        filled += len(part)
+    return Condition(maps, view.known)
+
+
+def _maps(view: View, known: Estimate) -> Iterator[Tensor]:
     base, std = known.corrected, known.std
     given = view.given[:, None, None, None]
-    maps = [
-        view.evidence,
-        base,
-        (known.spread / std).clamp(-OUTLIER, OUTLIER),
-        torch.where(given, (view.interpolated - base) / std, 0.0).clamp(-OUTLIER, OUTLIER),
-        ((base - box_mean(base, 3)) / std).clamp(-OUTLIER, OUTLIER),
-        torch.log(std) + 2.5,  # about 0 for residuals of 0.08
-        (given & view.mask).float(),
-        view.distance_mm.clamp(max=4 * DISTANCE_UNIT_MM)[None] / DISTANCE_UNIT_MM,
-        position(view.shape, view.spacing_mm, base.device),
-    ]
-    return Condition(torch.cat(maps), view.known)
+    yield view.evidence
+    yield base
+    yield (known.spread / std).clamp(-OUTLIER, OUTLIER)
+    yield torch.where(given, (view.interpolated - base) / std, 0.0).clamp(-OUTLIER, OUTLIER)
+    yield ((base - box_mean(base, 3)) / std).clamp(-OUTLIER, OUTLIER)
+    yield torch.log(std) + 2.5  # about 0 for residuals of 0.08
+    yield given & view.mask
+    yield view.distance_mm.clamp(max=4 * DISTANCE_UNIT_MM)[None] / DISTANCE_UNIT_MM
+    yield position(view.shape, view.spacing_mm, base.device)
 
 
 @functools.lru_cache(maxsize=4)
