@@ -274,7 +274,8 @@ def project(volume: Array, sections: Sequence[Array], planes: Sequence[AnyPlane]
     residual = [
         np.asarray(s, dtype=np.float64) - plane.cut(volume.astype(np.float64)) for s, plane in zip(sections, planes, strict=True)
     ]
-    return (volume + _least_squares(residual, planes, volume.shape)).astype(volume.dtype)
+    size = float(np.sqrt(sum(np.square(s, dtype=np.float64).sum() for s in sections)))
+    return (volume + _least_squares(residual, planes, volume.shape, size)).astype(volume.dtype)
 
 
 def _paste(volume: Array, sections: Sequence[Array], planes: Sequence[Plane]) -> Array:
@@ -304,8 +305,9 @@ def _inverse_profiles(planes: tuple[Plane, ...], length: int) -> np.ndarray:
     return np.linalg.pinv(profiles(planes, length), rcond=1e-10)
 
 
-def _least_squares(residual: list[np.ndarray], planes: Sequence[AnyPlane], shape: Sequence[int]) -> np.ndarray:
-    """A^+ residual: the smallest volume (C, X, Y, Z) whose sections are nearest to `residual`.
+def _least_squares(residual: list[np.ndarray], planes: Sequence[AnyPlane], shape: Sequence[int], size: float = 0.0) -> np.ndarray:
+    """A^+ residual: the smallest volume (C, X, Y, Z) whose sections are nearest to `residual`, to 1e-6 of `size`, the norm of
+    the data: a volume that meets them already leaves rounding errors, which no volume explains.
 
     By LSMR (Fong & Saunders 2011), which stays stable where planes cross and A A^T is singular; conjugate gradients on
     A A^T diverge there on data with rounding errors.
@@ -321,7 +323,9 @@ def _least_squares(residual: list[np.ndarray], planes: Sequence[AnyPlane], shape
 
     operator = LinearOperator((sizes[-1], int(np.prod(shape))), matvec=forward, rmatvec=backward, dtype=np.float64)
     flat = np.concatenate([r.ravel() for r in residual])
-    solution, stop, *_ = lsmr(operator, flat, atol=1e-7, btol=1e-7, conlim=0, maxiter=1000)
+    # of the residual: where it is as large as the data or larger, 1e-7
+    relative = 1e-6 * max(0.1, size / max(float(np.linalg.norm(flat)), 1e-30))
+    solution, stop, *_ = lsmr(operator, flat, atol=1e-7, btol=relative, conlim=0, maxiter=1000)
     if stop == 7:
         raise RuntimeError(f"projection on {len(planes)} planes did not converge in 1000 steps")
     return solution.reshape(shape)

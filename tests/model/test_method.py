@@ -147,6 +147,18 @@ def test_a_contrast_that_is_not_given_is_reconstructed_from_the_other(
         np.testing.assert_allclose(plane.cut(volume)[0], section[0], atol=1e-4)
 
 
+@pytest.mark.parametrize("base", ["gaussian", "none"])
+def test_a_method_starts_from_the_base_that_its_entry_names(cohort: Prepared, untrained: Path, tmp_path: Path, base: str) -> None:
+    tensors, config = read_weights(untrained)
+    write_weights(tmp_path / base, tensors, config | {"params": {**PARAMS, "base": base}})
+    observation = observe_test(cohort, [Plane(2, 9)])
+    volume, std, _ = method.load(tmp_path / base).reconstruct(observation, 1, "mean", np.random.default_rng(0))
+    expected, core = (Core.of(tensors, b).estimate(observation) for b in (base, "core"))
+    np.testing.assert_allclose(volume, expected.corrected, atol=1e-5)
+    np.testing.assert_array_equal(std, np.where(observation.known, 0, expected.std))
+    assert base == "gaussian" or np.abs(expected.corrected - core.corrected).mean() > 1e-3
+
+
 CHOSEN = [{"noise": "independent"}, {"projection": "end"}, {"start": "warm"}, {"solver": "ddim"}]
 
 

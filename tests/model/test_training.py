@@ -147,6 +147,33 @@ def test_fusion_of_nothing_is_the_mean(field: Prepared) -> None:
     np.testing.assert_allclose(fusion.weights, np.full((1 + len(training.FUSION_SIGMA), 2), 1 / 3))
 
 
+def test_entries_that_differ_in_the_sampler_alone_share_one_training(
+    field: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "fit_core", plain_core)
+    params = {
+        "channels": [8, 16],
+        "trunk_channels": [],
+        "steps": 2,
+        "validate_every": 1,
+        "validate_k": [1],
+        "validate_subjects": 1,
+    }
+    entries = {"plain": {}, "warm": {"sampler": {"start": "warm"}}, "wide": {"slab": 2}}
+    trained, run = [], training.run
+    monkeypatch.setattr(training, "run", lambda problem, *rest: (trained.append(problem), run(problem, *rest))[1])
+    found, histories = {}, {}
+    for name, own in entries.items():
+        folder = tmp_path / "models" / name
+        train(name, MethodEntry("xdiff.model.method", {**params, **own}), field.store, field.split, folder)
+        found[name], histories[name] = method.load(folder), (folder / "history.jsonl").read_text()
+    assert len(trained) == 2  # plain and warm together, wide alone
+    plain, warm = (found[name].network.state_dict() for name in ("plain", "warm"))
+    assert all(torch.equal(plain[k], warm[k]) for k in plain) and histories["plain"] == histories["warm"]
+    assert found["warm"].sampler.start == "warm" and found["plain"].sampler.start == "noise"
+    assert found["wide"].network.slab == 2 and histories["wide"] != histories["plain"]
+
+
 def test_the_same_seed_gives_the_same_network() -> None:
     first, again, other = (replace(TINY, seed=seed).network(1).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[k], again[k]) for k in first)
