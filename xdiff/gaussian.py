@@ -32,6 +32,7 @@ from xdiff.stacks import Stack, foot_pixels, stacks
 
 FIT_K = (1, 2, 3, 5, 10, 31)
 BLOCK = 2**16  # voxels
+KEPT = 2**27  # values, of which a float32 copy is kept (512 MiB): a training asks for combinations at every draw
 NUGGET = 1e-5  # of the variance of a given section's residual
 
 
@@ -53,6 +54,7 @@ class LinearGaussian:
     def __post_init__(self) -> None:
         self._grams: dict[tuple[int, int | None], np.ndarray] = {}
         self._full: np.ndarray | None = None
+        self._single: np.ndarray | None = None
         self._loo: np.ndarray | None = None
         self._unexplained: np.ndarray | None = None
 
@@ -148,7 +150,9 @@ class LinearGaussian:
 
     def _blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
         """The training volumes as float32, (M, n), some voxels at a time."""
-        flat = self.rows.reshape(self.n_rows, -1)
+        if self.rows.size <= KEPT and self.rows.dtype != np.float32:
+            self._single = self.rows.astype(np.float32) if self._single is None else self._single
+        flat = (self.rows if self._single is None else self._single).reshape(self.n_rows, -1)
         for start in range(0, flat.shape[1], BLOCK):
             part = slice(start, start + BLOCK)
             yield part, flat[:, part].astype(np.float32, copy=False)
