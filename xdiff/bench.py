@@ -3,7 +3,8 @@
     python -m xdiff.bench workflow/presets/real-brains-48.yaml --data-root DIR --out results --budget 9
 
 Same functions, same folders and same resume keys as the workflow, so that either can go on where the other stopped.
-With --budget it stops cleanly after that many minutes, between two jobs or two steps of a training; the same command goes on.
+With --budget it stops cleanly after that many minutes, between two jobs or two steps of a training, with exit status 75; the
+same command goes on.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from xdiff.metrics.__main__ import collect
 from xdiff.metrics.evaluate import evaluate
 from xdiff.metrics.panel import build_panels
 from xdiff.sample import sample
-from xdiff.train import HISTORY, train
+from xdiff.train import HISTORY, UNFINISHED, train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -128,7 +129,8 @@ def main(argv: list[str] | None = None) -> None:
     budget = "start no task after this long, and stop a training at its next step"
     parser.add_argument("--budget", type=float, default=float("inf"), metavar="MINUTES", help=budget)
     args = parser.parse_args(argv)
-    run(load_config([args.config, *args.preset]), args.out, args.data_root, args.budget)
+    if not run(load_config([args.config, *args.preset]), args.out, args.data_root, args.budget):
+        sys.exit(UNFINISHED)
 
 
 if __name__ == "__main__":
