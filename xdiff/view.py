@@ -17,8 +17,6 @@ from torch import Tensor
 from xdiff.observation import Observation
 from xdiff.planes import AnyPlane, Plane
 
-ABSENT = 1e6  # height of a plane that does not reach a column of voxels
-
 
 class Sides(NamedTuple):
     """For every voxel, the given sections before and after it along one array axis, broadcastable to (X, Y, Z): their rows
@@ -121,7 +119,7 @@ def _sides(planes: Sequence[AnyPlane], axis: int, shape: tuple[int, int, int], d
 
 
 def _heights(plane: AnyPlane, axis: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """Where a plane crosses the columns of voxels along `axis`, size 1 along it; ABSENT where its pixels do not reach."""
+    """Where a plane crosses the columns of voxels along `axis`, size 1 along it; far away where its pixels do not reach."""
     if isinstance(plane, Plane):
         return np.full((1, 1, 1), float(plane.index))
     return plane.heights(axis, shape)

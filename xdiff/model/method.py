@@ -75,8 +75,10 @@ class XDiffusion:
         mean, squares = torch.zeros((2, *denoiser.shape), device=self.device)
         shape = denoiser.shape if self.sampler.noise == "shared" else (3, *denoiser.shape)
         evaluations = 0
-        for _ in range(count):
+        for number in range(1, count + 1):
             noise = torch.from_numpy(generator.standard_normal(shape, dtype=np.float32)).to(self.device)
             draw, used = sample_residual(denoiser, noise, steps, self.sampler)
-            mean, squares, evaluations = mean + draw / count, squares + draw**2 / count, evaluations + used
-        return mean, torch.sqrt((squares - mean**2).clamp(min=0) * count / max(count - 1, 1)), evaluations
+            off = draw - mean  # Welford 1962: the difference of two sums of squares would lose small variances
+            mean = mean + off / number
+            squares, evaluations = squares + off * (draw - mean), evaluations + used
+        return mean, torch.sqrt(squares / max(count - 1, 1)), evaluations

@@ -155,10 +155,9 @@ def sample_residual(
     Every step follows from the fused, projected r_0, so that the state stays one volume. A warm start takes the call that gives
     the mean as its first step.
     """
-    state, before, last_h, grid = noise, None, 0.0, times(steps)
-    if settings.start == "warm" and steps > 1:
-        # the call at t = 1 gives the mean, whatever the noise: what it is noised to is where the other steps begin
-        grid = [1.0, *times(steps, WARM_SIGMA)[1:]]
+    state, before, last_h = noise, None, 0.0
+    # the call at t = 1 gives the mean, whatever the noise: what it is noised to is where the other steps begin
+    grid = times(steps, WARM_SIGMA if settings.start == "warm" else SIGMA_MAX)
     for t, following in zip(grid[:-1], grid[1:], strict=True):
         clean = denoised(denoiser, state, t, settings.projection == "every_step")
         # e^-h is the ratio of the noise levels sigma / alpha: infinite before the first step, 0 after the last
