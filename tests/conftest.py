@@ -24,6 +24,14 @@ from xdiff.volumes import write_volume
 REPOSITORY = Path(__file__).resolve().parents[1]
 PRESETS = REPOSITORY / "workflow" / "presets"
 FIELD_SHAPE = (20, 24, 18)
+UNDER = {"gpu": "real-brains-2mm", "gpu-ablation": "ablation"}  # presets that say of themselves what they go over
+
+
+def overlays(preset: Path) -> list[Path]:
+    """What goes over config.yaml for a configuration of workflow/presets, or for config.yaml itself."""
+    if preset.name == "config.yaml":
+        return []
+    return [PRESETS / f"{UNDER[preset.stem]}.yaml", preset] if preset.stem in UNDER else [preset]
 
 
 class Prepared(NamedTuple):

@@ -9,6 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from conftest import overlays
 
 from xdiff import config as xcfg
 from xdiff.config import Config, from_dict, jobs, merge, to_json
@@ -44,6 +45,13 @@ def resolved(node: dict) -> dict:
 
 def default_config() -> dict:
     return yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+def with_overlays(preset: Path | None) -> dict:
+    data = default_config()
+    for path in overlays(preset) if preset else []:
+        data = merge(data, yaml.safe_load(path.read_text()))
+    return data
 
 
 def test_every_configuration_dataclass_is_compared() -> None:
@@ -114,9 +122,7 @@ def test_the_schema_itself_is_valid() -> None:
 
 @pytest.mark.parametrize("preset", [None, *PRESETS], ids=lambda p: p.stem if p else "default")
 def test_the_default_and_every_preset_are_accepted_by_both(preset: Path | None) -> None:
-    data = default_config()
-    if preset:
-        data = merge(data, yaml.safe_load(preset.read_text()))
+    data = with_overlays(preset)
     jsonschema.Draft202012Validator(SCHEMA).validate(data)
     config = from_dict(Config, data)
     assert jobs(config), "no job is selected"
@@ -128,7 +134,7 @@ def test_the_default_and_every_preset_are_accepted_by_both(preset: Path | None) 
 
 @pytest.mark.parametrize("preset", [None, *PRESETS], ids=lambda p: p.stem if p else "default")
 def test_split_files_that_are_named_exist(preset: Path | None) -> None:
-    data = merge(default_config(), yaml.safe_load(preset.read_text()) if preset else {})
+    data = with_overlays(preset)
     for name, cohort in from_dict(Config, data).cohorts.items():
         assert not cohort.split.file or (ROOT / cohort.split.file).exists(), f"{name}: {cohort.split.file}"
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PRESETS, REPOSITORY, job_counts, snakemake
+from conftest import PRESETS, REPOSITORY, UNDER, job_counts, overlays, snakemake
 from synthetic_metrics import ablation_metrics, sweep_metrics, write_metrics
 
 from xdiff.config import EMBEDDED, jobs, load_config, parts_of
@@ -14,16 +14,21 @@ from xdiff.config import EMBEDDED, jobs, load_config, parts_of
 CONFIGS = [REPOSITORY / "config.yaml", *sorted(PRESETS.glob("*.yaml"))]
 
 
+def test_overlays_say_what_they_go_over() -> None:
+    for name, under in UNDER.items():
+        assert f"workflow/presets/{under}.yaml workflow/presets/{name}.yaml" in (PRESETS / f"{name}.yaml").read_text()
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_dry_run_plans_every_job(path: Path, tmp_path: Path) -> None:
-    overlay = [] if path.name == "config.yaml" else ["--configfile", path]
+    overlay = ["--configfile", *overlays(path)] if overlays(path) else []
     start = time.monotonic()
     dry = snakemake(
         tmp_path, *overlay, "--config", f"data_root={tmp_path / 'data'}", "--dry-run", "--quiet", "rules", "--", "all"
     )
     seconds = time.monotonic() - start
     assert dry.returncode == 0, dry.stdout[-3000:]
-    config = load_config([REPOSITORY / "config.yaml", *([path] if overlay else [])])
+    config = load_config([REPOSITORY / "config.yaml", *overlays(path)])
     wanted = jobs(config)
     stores = {(name, job.grid) for job in wanted for name in (job.cohort, *parts_of(job.trained_on))}
     expected = {
@@ -42,7 +47,7 @@ def test_dry_run_plans_every_job(path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_named_splits_exist_and_nothing_selected_is_empty(path: Path) -> None:
-    config = load_config([REPOSITORY / "config.yaml", *([path] if path.name != "config.yaml" else [])])
+    config = load_config([REPOSITORY / "config.yaml", *overlays(path)])
     for name in {name for job in jobs(config) for name in (job.cohort, *parts_of(job.trained_on))}:
         cohort = config.cohorts[name]
         assert cohort.layout in EMBEDDED or cohort.source, f"{name}: no source to print where the folder is missing"
