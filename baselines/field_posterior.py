@@ -40,15 +40,15 @@ class FieldReconstructor:
 
     def reconstruct(
         self, observation: Observation, steps: int, estimate: str, generator: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray | None, int]:
+    ) -> tuple[np.ndarray, np.ndarray, int]:
         if not all(plane.thin for plane in observation.planes):
             raise NotSupported("the closed form is for thin sections of array axes")
         posterior = GaussianField(observation.shape, **self.parameters).posterior(observation.planes)
         given = observation.evidence[0].astype(np.float64)
         if estimate == "mean":
-            volume, std = posterior.mean(given), posterior.std()[None].astype(np.float32)
+            volume = posterior.mean(given)
         else:
             count = 1 if estimate == "sample" else int(estimate.removeprefix("mean_of_"))
-            volume, std = np.mean([posterior.sample(given, generator) for _ in range(count)], axis=0), None
+            volume = np.mean([posterior.sample(given, generator) for _ in range(count)], axis=0)
         volume = np.where(observation.mask, observation.evidence[0], volume)[None].astype(np.float32)
-        return volume, std, 0
+        return volume, posterior.std()[None].astype(np.float32), 0

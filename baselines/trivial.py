@@ -68,16 +68,18 @@ class Trivial:
         return project(self.model.rows[nearest].astype(np.float32), observation.sections, observation.planes, observation.given)
 
 
-def _gaussian(posterior: Posterior, estimate: str, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+def _gaussian(posterior: Posterior, estimate: str, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Volume and standard deviation of the truth: the posterior's, or for mean_of_N that of the draws."""
     if estimate == "mean":
         return posterior.mean, posterior.std()
     if estimate == "sample":
-        return posterior.sample(generator), None
+        return posterior.sample(generator), posterior.std()
     count = int(estimate.removeprefix("mean_of_"))
-    mean = np.mean([posterior.sample(generator) for _ in range(count)], axis=0)
+    draws = np.stack([posterior.sample(generator) for _ in range(count)])
+    observation = posterior.observation
     # a mean of equal float32 values is not exactly that value
-    seen = posterior.observation
-    return project(mean.astype(np.float32), seen.sections, seen.planes, seen.given), None
+    mean = project(draws.mean(axis=0), observation.sections, observation.planes, observation.given)
+    return mean, draws.std(axis=0, ddof=1) if count > 1 else posterior.std()
 
 
 def _kind(params: dict) -> str:

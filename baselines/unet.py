@@ -153,7 +153,10 @@ class UNetReconstructor:
 
     def reconstruct(
         self, observation: Observation, steps: int, estimate: str, generator: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray | None, int]:
-        """Volume (C, X, Y, Z) in units of the observation's scale; no standard deviation; no section evaluation."""
-        volume = regress(self.network, *self.core.known(observation)).cpu().numpy()
-        return project(volume, observation.sections, observation.planes, observation.given), None, 0
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """Volume (C, X, Y, Z) in units of the observation's scale; the standard deviation of the estimate that the network starts
+        from, which it does not change; no section evaluation."""
+        view, known = self.core.known(observation)
+        volume = regress(self.network, view, known).cpu().numpy()
+        std = torch.where(view.known, 0.0, known.std).cpu().numpy()
+        return project(volume, observation.sections, observation.planes, observation.given), std, 0

@@ -104,7 +104,7 @@ def snakemake(directory: Path, *arguments: str | Path, cores: int = 2) -> subpro
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     command = ["snakemake", "--cores", str(cores), "--snakefile", REPOSITORY / "Snakefile", "--directory", directory, *arguments]
     return subprocess.run(
-        [str(part) for part in command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400
+        [str(part) for part in command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=800
     )
 
 

@@ -192,11 +192,11 @@ def test_gaussian_gives_mean_std_and_draws(stored, tmp_path: Path) -> None:
     truth, observation = seen_of(stored, along(2, [3, 8]))
     method, rng = trained(stored, "gaussian", tmp_path), np.random.default_rng(0)
     estimate, std, _ = method.reconstruct(observation, 1, "mean", rng)
-    draw, none, _ = method.reconstruct(observation, 1, "sample", rng)
+    draw, beside, _ = method.reconstruct(observation, 1, "sample", rng)
     averaged, _, _ = method.reconstruct(observation, 1, "mean_of_200", np.random.default_rng(1))
     for volume in (estimate, draw, averaged):
         is_exact(volume, observation)
-    assert none is None
+    np.testing.assert_array_equal(beside, std)
     assert (std[:, observation.mask] == 0).all()
     error = {name: ((v - truth) ** 2).mean() for name, v in (("mean", estimate), ("draw", draw), ("averaged", averaged))}
     assert error["mean"] < error["draw"]

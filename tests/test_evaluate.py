@@ -75,6 +75,13 @@ def test_nothing_of_a_contrast_that_is_not_given_is_seen(
         assert found == pytest.approx(inside, abs=2e-3)
 
 
+def test_a_draw_has_a_standard_deviation_beside_it_which_is_not_scored_as_its_error(manifest: Path, scores: pd.DataFrame) -> None:
+    records = [r for r in records_of(manifest) if r["estimate"] == "sample"]
+    assert records and all(load_prediction(r, "std").max() > 0 for r in records)
+    drawn = scores[(scores["estimate"] == "sample") & (scores["seed"] >= 0)]
+    assert len(drawn) and not set(drawn["metric"]) & {"crps", "coverage_90"}
+
+
 def test_ensembles_are_of_one_choice_of_contrasts(manifest: Path, scores: pd.DataFrame, heads: Prepared) -> None:
     store = heads.store
     ensembles = scores[(scores["metric"] == "crps") & (scores["seed"] == -2)]
