@@ -53,9 +53,14 @@ class DeviceGaussian:
 
     def _shown(self, view: View, sections: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Training volumes (M, n) and data (n,) at what the planes show, in the contrasts that are given."""
-        rows = self.rows[:, view.given]
+        whole = bool(view.given.all())
+        rows, evidence = (self.rows, view.evidence) if whole else (self.rows[:, view.given], view.evidence[view.given])
+        axis = common_axis(view.planes)
+        if view.exact and axis is not None:
+            chosen = torch.tensor(sorted({p.index for p in view.planes}), device=rows.device)
+            return rows.index_select(axis + 2, chosen).flatten(1), evidence.index_select(axis + 1, chosen).flatten()
         if view.exact:
-            return rows[:, :, view.mask].flatten(1), view.evidence[view.given][:, view.mask].flatten()
+            return rows[:, :, view.mask].flatten(1), evidence[:, view.mask].flatten()
         flat = rows.flatten(0, 1)  # a plane cuts along spatial axes, whatever the channels
         parts = [plane.cut(flat).reshape(len(rows), -1) for plane in view.planes]
         return torch.cat(parts, dim=1), torch.cat([s[view.given].flatten() for s in sections])

@@ -156,8 +156,7 @@ class Core:
         """Mean and standard deviation (C, X, Y, Z) of the training volumes `keep`, brought to the brightness of the estimate."""
         total, squares, count = *self._sums, self.linear.n_rows
         if keep is not None:
-            left_out = np.setdiff1d(np.arange(count), keep)
-            rows = torch.from_numpy(self.linear.rows[left_out].astype(np.float64)).to(self.device)
+            rows = self._rows(np.setdiff1d(np.arange(count), keep)).double()
             total, squares, count = total - rows.sum(dim=0), squares - (rows**2).sum(dim=0), len(keep)
         mean = total / count
         std = torch.sqrt((squares / count - mean**2).clamp(min=0)).float()
@@ -165,6 +164,12 @@ class Core:
         brightness = (gaussian * mean).sum(dim=(1, 2, 3)) / ((mean**2).sum(dim=(1, 2, 3)) + 1e-12)
         wide = brightness.clamp(min=0)[:, None, None, None]
         return wide * mean, wide * std
+
+    def _rows(self, which: np.ndarray) -> Tensor:
+        """Training volumes (n, C, X, Y, Z), from the device where they are there anyway."""
+        if self.device.type == "cuda":
+            return self._on_device.rows[torch.from_numpy(which).to(self.device)]
+        return torch.from_numpy(self.linear.rows[which])
 
     @cached_property
     def _sums(self) -> tuple[Tensor, Tensor]:

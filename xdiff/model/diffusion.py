@@ -144,7 +144,7 @@ def loss(network: Network, batch: Batch, generator: torch.Generator) -> Tensor:
     t = draw_times(len(batch.residual), generator).to(batch.residual.device)
     twice = (torch.cat([x] * 2) for x in (batch.residual, batch.weight, batch.spectrum, batch.maps, batch.rows))
     residual, weight, spectrum, maps, rows = twice
-    noise = torch.randn(residual.shape, generator=generator).to(residual.device)
+    noise = torch.randn(residual.shape, generator=_on(residual.device, generator), device=residual.device)
     wide = t[:, None, None, None, None]
     state = torch.where(wide < 1, (1 - wide) * residual + wide * noise, 0.0)
     linear, unit, shown = precondition(state, t, spectrum)
@@ -158,6 +158,11 @@ def loss(network: Network, batch: Batch, generator: torch.Generator) -> Tensor:
     raw = network.section(*_section_inputs(network, shown, t, maps, context, tokens, batch.axis, rows))
     wanted, heavy = (torch.cat([stack(v, batch.axis)[r] for v, r in zip(x, rows, strict=True)]) for x in (target, weight))
     return total + (heavy * (raw - wanted) ** 2).mean()
+
+
+def _on(device: torch.device, generator: torch.Generator) -> torch.Generator:
+    """A generator on the device: noise drawn on a CPU would be waited for. On a CPU the generator itself."""
+    return generator if device.type == "cpu" else torch.Generator(device).manual_seed(generator.initial_seed())
 
 
 def _section_inputs(
