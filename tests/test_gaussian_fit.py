@@ -12,8 +12,9 @@ from xdiff.data.gaussian_field import GaussianField, write_gaussian_field
 from xdiff.data.preprocess import preprocess
 from xdiff.data.split import split_by_count
 from xdiff.data.store import Store
-from xdiff.gaussian import LinearGaussian, spread_residual
+from xdiff.gaussian import LinearGaussian
 from xdiff.gaussian_fit import LAMBDAS, LeftOut, _ridge_errors, fit, from_tensors, to_tensors, training_rows
+from xdiff.kriging import spread_residual
 from xdiff.observation import observe
 from xdiff.planes import Plane
 

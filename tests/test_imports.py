@@ -14,7 +14,19 @@ ROOT = Path(__file__).parents[1]
 # A module may import those before it, never those after it. A package counts as one.
 ORDER = (
     *("errors", "budget", "config", "volumes", "planes", "rotations", "seen", "stacks", "observation", "checkpoint"),
-    *("gaussian", "data", "cuda", "registration", "gaussian_fit", "pose", "pose_fit", "filters", "view", "gaussian_device"),
+    *(
+        "kriging",
+        "gaussian",
+        "data",
+        "cuda",
+        "registration",
+        "gaussian_fit",
+        "pose",
+        "pose_fit",
+        "filters",
+        "view",
+        "gaussian_device",
+    ),
     *("resident", "kinds", "local", "local_fit", "augment", "draws", "progress", "loop", "model"),
     *("train", "sample", "segment", "trust", "stats", "metrics"),
     *("markup", "layout", "posterior_checks", "ablation", "drawing", "panel", "captions", "step_sweep", "training_curves"),

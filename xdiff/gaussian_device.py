@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xdiff.gaussian import NUGGET, LinearGaussian, axis_kriging
+from xdiff.gaussian import LinearGaussian
+from xdiff.kriging import NUGGET, axis_kriging
 from xdiff.planes import Plane, common_axis, project, unstack
 from xdiff.stacks import stacks
 from xdiff.view import View
@@ -67,7 +68,7 @@ class DeviceGaussian:
 
 
 def spread_residual(volume: Tensor, view: View, sections: Sequence[Tensor], length_mm: float) -> Tensor:
-    """As gaussian.spread_residual."""
+    """As kriging.spread_residual."""
     missing = [torch.where(view.given[:, None, None], s - p.cut(volume), 0.0) for s, p in zip(sections, view.planes, strict=True)]
     told = []
     for stack in stacks(view.planes, view.spacing_mm):

@@ -8,7 +8,8 @@ import numpy as np
 
 from xdiff.data.split import Split, patient_of, rank
 from xdiff.data.store import Store
-from xdiff.gaussian import FIT_K, LinearGaussian, Posterior, as_half, kriging_weights, spread_residual
+from xdiff.gaussian import FIT_K, LinearGaussian, Posterior, as_half
+from xdiff.kriging import kriging_weights, spread_residual
 from xdiff.observation import NotEnoughSections, Point, choose_planes, leaves_enough_unseen, observe
 from xdiff.planes import AXIS_NAMES, Plane, stack
 

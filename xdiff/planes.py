@@ -141,18 +141,6 @@ class ObliquePlane:
         grid = np.stack(np.meshgrid(*(np.arange(n, dtype=float) for n in shape), indexing="ij"), axis=-1)
         return np.abs(((grid - self.centre) * spacing) @ normal)
 
-    def heights(self, axis: int, shape: Sequence[int]) -> np.ndarray:
-        """Where the section crosses every column of voxels along `axis`: (X, Y, Z) with size 1 along it, in voxels; a million
-        where its pixels do not reach."""
-        normal = np.cross(self.u, self.v)  # in voxel coordinates, as the heights
-        grid = np.stack(np.meshgrid(*(np.arange(1 if a == axis else n, dtype=float) for a, n in enumerate(shape)), indexing="ij"))
-        offset = grid - np.reshape(self.centre, (3, 1, 1, 1))
-        offset[axis] = 0
-        offset[axis] = -np.tensordot(normal, offset, axes=1) / normal[axis]
-        pixel = np.tensordot(np.linalg.pinv(np.stack([self.u, self.v], axis=1)), offset, axes=1)
-        reached = (np.abs(pixel) <= np.reshape(self.size, (2, 1, 1, 1)) / 2).all(axis=0)
-        return np.where(reached, self.centre[axis] + offset[axis], 1e6)
-
 
 @functools.lru_cache(maxsize=64)  # an iterative projection cuts the same planes a hundred times
 def _trilinear(plane: ObliquePlane, shape: tuple[int, int, int]) -> sparse.csr_array:

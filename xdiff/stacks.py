@@ -68,6 +68,21 @@ def foot_pixels(plane: ObliquePlane, voxels: np.ndarray, spacing_mm: Sequence[fl
     return (((voxels - plane.centre) * spacing) @ np.linalg.pinv(basis) + (np.array(plane.size) - 1) / 2).T
 
 
+def heights(plane: AnyPlane, axis: int, shape: Sequence[int]) -> np.ndarray:
+    """Where a section crosses every column of voxels along `axis`, in voxels: (X, Y, Z) with size 1 along it; a million where
+    its pixels do not reach. Sections of that axis: one number."""
+    if isinstance(plane, Plane):
+        return np.full((1, 1, 1), float(plane.index))
+    normal = np.cross(plane.u, plane.v)  # in voxel coordinates, as the heights
+    grid = np.stack(np.meshgrid(*(np.arange(1 if a == axis else n, dtype=float) for a, n in enumerate(shape)), indexing="ij"))
+    offset = grid - np.reshape(plane.centre, (3, 1, 1, 1))
+    offset[axis] = 0
+    offset[axis] = -np.tensordot(normal, offset, axes=1) / normal[axis]
+    pixel = np.tensordot(np.linalg.pinv(np.stack([plane.u, plane.v], axis=1)), offset, axes=1)
+    reached = (np.abs(pixel) <= np.reshape(plane.size, (2, 1, 1, 1)) / 2).all(axis=0)
+    return np.where(reached, plane.centre[axis] + offset[axis], 1e6)
+
+
 def tilted_stack(axis: int, count: int, foreground: np.ndarray, spacing_mm: Sequence[float]) -> list[ObliquePlane]:
     """`count` parallel planes, tilted by TILT_DEGREES out of the sections of `axis`, at the interior points of count + 2
     equidistant ones over the extent of the foreground (X, Y, Z) along their normal.

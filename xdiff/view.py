@@ -16,6 +16,7 @@ from torch import Tensor
 
 from xdiff.observation import Observation
 from xdiff.planes import AnyPlane, Plane
+from xdiff.stacks import heights
 
 
 class Sides(NamedTuple):
@@ -104,8 +105,8 @@ def _between(sides: Sides, image: Tensor) -> Tensor:
 
 def _sides(planes: Sequence[AnyPlane], axis: int, shape: tuple[int, int, int], device: torch.device) -> Sides:
     length = shape[axis]
-    heights = np.sort(np.stack(np.broadcast_arrays(*(_heights(p, axis, shape) for p in planes))), axis=0)
-    levels = torch.from_numpy(heights.astype(np.float32)).to(device)  # (K, X, Y, Z) with size 1 along the axis
+    crossed = np.sort(np.stack(np.broadcast_arrays(*(heights(p, axis, shape) for p in planes))), axis=0)
+    levels = torch.from_numpy(crossed.astype(np.float32)).to(device)  # (K, X, Y, Z) with size 1 along the axis
     rows = torch.arange(length, device=device, dtype=torch.float32).reshape([-1 if a == axis else 1 for a in range(3)])
     under = sum((level <= rows).long() for level in levels)  # how many lie at or below a voxel
     below = sum((level < rows).long() for level in levels)
@@ -116,13 +117,6 @@ def _sides(planes: Sequence[AnyPlane], axis: int, shape: tuple[int, int, int], d
     places = [level.round().long().clamp(0, length - 1) for level in (before, after)]
     away = [torch.where(has, (level - rows).abs(), 2.0 * length) for has, level in ((has_before, before), (has_after, after))]
     return Sides(axis, *places, *away, has_before, has_after)
-
-
-def _heights(plane: AnyPlane, axis: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """Where a plane crosses the columns of voxels along `axis`, size 1 along it; far away where its pixels do not reach."""
-    if isinstance(plane, Plane):
-        return np.full((1, 1, 1), float(plane.index))
-    return plane.heights(axis, shape)
 
 
 def _but(shape: torch.Size, other: torch.Size, axis: int) -> list[int]:
