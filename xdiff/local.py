@@ -165,6 +165,12 @@ class Core:
         wide = brightness.clamp(min=0)[:, None, None, None]
         return wide * mean, wide * std
 
+    def prepare(self) -> None:
+        """Make what is made once, before threads ask for it."""
+        for axis in range(3):
+            self.linear.section_grams(axis)
+        self.prior(torch.zeros(self.linear.rows.shape[1:], device=self.device), self.linear.without(0))
+
     def _rows(self, which: np.ndarray) -> Tensor:
         """Training volumes (n, C, X, Y, Z), from the device where they are there anyway."""
         if self.device.type == "cuda":

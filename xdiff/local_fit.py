@@ -122,8 +122,7 @@ def _cases(core: Core, store: Store, subjects: list[str], size: tuple[int, int],
         point = Point(FIT_K[number % len(FIT_K)], AXIS_NAMES[rng.integers(3)], *KINDS.policy(rng), 1, "mean", number)
         return _case(core, store, subjects[rng.integers(len(subjects))], point, size[1], rng)
 
-    for axis in range(3):
-        core.linear.section_grams(axis)  # computed once, before threads ask for it
+    core.prepare()
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         yield from filter(None, pool.map(one, range(size[0])))
 
