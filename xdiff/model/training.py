@@ -27,7 +27,7 @@ from xdiff.model.spectrum import Spectra, fit_spectra
 from xdiff.planes import common_axis, per_section
 
 HELD_OUT = 8  # batches
-SPECTRUM_DRAWS = 90
+SPECTRUM_DRAWS = 48
 FUSION_SIGMA = (20.0, 3.0, 0.6, 0.1)  # noise levels between which the fusion weights are interpolated
 FUSION_CASES = 4
 
