@@ -55,6 +55,7 @@ def test_every_method_has_rows_for_every_point_it_can_do(metrics: pd.DataFrame, 
     skipped = pd.read_csv(smoke / "results/metrics/skipped.tsv", sep="\t")
     left_out = set(skipped[["method", "cohort", "K", "policy", "contrasts_given"]].itertuples(index=False, name=None))
     assert {(m, p, c) for m, _, _, p, c in left_out if m in ("nearest", "linear", "field_posterior")} == {
+        *(("nearest", policy, "all") for policy in ("orthogonal", "tilted")),
         ("linear", "orthogonal", "all"),
         ("linear", "tilted", "all"),
         ("field_posterior", "tilted", "all"),
