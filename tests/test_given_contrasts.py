@@ -9,7 +9,8 @@ import pytest
 import torch
 from columns import plain_core
 from conftest import Prepared, prepare
-from test_kriging import PLANES, SHAPE, SPACING_MM, dense_kriging, model_of, rows_of
+from test_gaussian import PLANES, SHAPE, SPACING_MM, model_of, rows_of
+from test_kriging import dense_kriging
 
 from baselines import interpolation
 from baselines.trivial import Trivial

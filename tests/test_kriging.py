@@ -8,57 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import RegularGridInterpolator
 from scipy.special import gamma, kv
+from test_gaussian import PLANES, SHAPE, SPACING_MM, given_by, rows_of
 
 from xdiff.data.gaussian_field import GaussianField
-from xdiff.gaussian import LinearGaussian
-from xdiff.gaussian_fit import with_mirror
 from xdiff.kriging import NUGGET, _stack_kriging, kriging_variance, kriging_weights, spread_residual
 from xdiff.observation import Observation, observe
-from xdiff.planes import ObliquePlane, Plane, coverage, cut, profiles, project
+from xdiff.planes import ObliquePlane, Plane, profiles, project
 from xdiff.stacks import stacks, tilted_stack
-
-SHAPE = (6, 7, 8)
-SPACING_MM = (2.0, 3.0, 4.0)
-TILTED = ObliquePlane((2.5, 3.0, 3.5), (0.8, 0.6, 0.0), (0.0, 0.0, 1.0), (4, 5))
-PLANES = {
-    "one": [Plane(2, 3)],
-    "parallel": [Plane(0, 1), Plane(0, 4)],
-    "crossing": [Plane(0, 2), Plane(1, 3), Plane(2, 5)],
-    "thick": [Plane(2, 2, 2.5), Plane(2, 6, 2.5)],
-    "thick and thin": [Plane(2, 2, 2.5), Plane(0, 3)],
-    "oblique": [TILTED],
-}
-
-
-def rows_of(n: int = 5, contrasts: int = 2, shape: tuple[int, ...] = SHAPE, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    smooth = GaussianField(shape, length=2.0)
-    return with_mirror(np.stack([[smooth.draw(rng) for _ in range(contrasts)] for _ in range(n)]).astype(np.float32))
-
-
-def model_of(**settings_) -> LinearGaussian:
-    return LinearGaussian(rows_of(**settings_))
-
-
-def given_by(planes: list, seed: int = 99, contrasts: int = 2) -> Observation:
-    truth = rows_of(1, contrasts, seed=seed)[0]
-    return observe(truth, planes, tuple("ab")[:contrasts], SPACING_MM, "centred", "none")
-
-
-def seen(model: LinearGaussian, planes: list) -> np.ndarray:
-    """What the planes show of every training volume (M, n), float64: every voxel once where all are thin."""
-    if all(p.thin for p in planes):
-        mask = coverage(planes, SHAPE) > 0
-        return model.rows[:, :, mask].reshape(model.n_rows, -1).astype(np.float64)
-    return np.stack([np.concatenate([s.ravel() for s in cut(row.astype(np.float64), planes)]) for row in model.rows])
-
-
-def data_of(observation: Observation) -> np.ndarray:
-    """The data in the order of `seen`."""
-    if all(p.thin for p in observation.planes):
-        return observation.evidence[:, observation.mask].ravel().astype(np.float64)
-    return np.concatenate([s.ravel() for s in observation.sections]).astype(np.float64)
-
 
 # Spreading the residual ----------------------------------------------------------------------------------------------
 
