@@ -24,7 +24,8 @@ from xdiff.volumes import write_volume
 REPOSITORY = Path(__file__).resolve().parents[1]
 PRESETS = REPOSITORY / "workflow" / "presets"
 FIELD_SHAPE = (20, 24, 18)
-UNDER = {"gpu": "real-brains-2mm", "gpu-ablation": "ablation"}  # presets that say of themselves what they go over
+# presets that say of themselves what they go over
+UNDER = {"gpu": "real-brains-2mm", "gpu-ablation": "ablation", "external-48": "real-brains-48"}
 
 
 def overlays(preset: Path) -> list[Path]:

@@ -52,6 +52,7 @@ class LinearGaussian:
 
     def __post_init__(self) -> None:
         self._grams: dict[tuple[int, int | None], np.ndarray] = {}
+        self._there: set[tuple[int, int | None, int]] = set()  # axis, contrast, section: which of them are computed
         self._full: np.ndarray | None = None
         self._single: np.ndarray | None = None
         self._loo: np.ndarray | None = None
@@ -65,13 +66,19 @@ class LinearGaussian:
     def mean(self) -> np.ndarray:
         return self.rows.mean(axis=0, dtype=np.float32)
 
-    def section_grams(self, axis: int, contrast: int | None = None) -> np.ndarray:
-        """Gram matrix (n, M, M) float64 of every section along an axis, of one contrast or (None) of all; computed once."""
+    def section_grams(self, axis: int, contrast: int | None = None, which: Sequence[int] | None = None) -> np.ndarray:
+        """Gram matrices (n, M, M) float64 of the sections `which` along an axis (all where None), of one contrast or (None) of
+        all; each is computed once, when it is first asked for: of a large volume only a few ever are."""
+        rows = self.rows if contrast is None else self.rows[:, contrast : contrast + 1]
+        length = rows.shape[axis + 2]
         if (axis, contrast) not in self._grams:
-            rows = self.rows if contrast is None else self.rows[:, contrast : contrast + 1]
-            sections = (np.take(rows, i, axis + 2).reshape(self.n_rows, -1) for i in range(rows.shape[axis + 2]))
-            self._grams[axis, contrast] = np.stack([_gram(s) for s in sections])
-        return self._grams[axis, contrast]
+            self._grams[axis, contrast] = np.empty((length, self.n_rows, self.n_rows))
+        grams = self._grams[axis, contrast]
+        for i in range(length) if which is None else which:
+            if (axis, contrast, i) not in self._there:
+                grams[i] = _gram(np.take(rows, i, axis + 2).reshape(self.n_rows, -1))
+                self._there.add((axis, contrast, i))
+        return grams if which is None else grams[list(which)]
 
     def gram(self, planes: Sequence[Plane], given: Sequence[bool] | None = None) -> np.ndarray:
         """P (M, M): inner products of the training volumes over the given sections, in the contrasts that are given (all where
@@ -79,7 +86,7 @@ class LinearGaussian:
         parts: list[int | None] = [None] if given is None or all(given) else [c for c, g in enumerate(given) if g]
         if all(isinstance(p, Plane) and p.thin for p in planes) and len({p.axis for p in planes}) == 1:
             chosen = [p.index for p in planes]
-            return sum(self.section_grams(planes[0].axis, c)[chosen].sum(axis=0) for c in parts)
+            return sum(self.section_grams(planes[0].axis, c, chosen).sum(axis=0) for c in parts)
         shown = self._given_values(planes, given)
         return (shown @ shown.T).astype(np.float64)
 

@@ -148,8 +148,7 @@ class Trainer:
         self.look_every = LOOK_EVERY if self.fast else 1
         self.queue = cuda.Queue(self.device)
         self.network = problem.network.to(self.device)
-        if self.fast:
-            cuda.channels_last(self.network)
+        cuda.channels_last(self.network)
         self.average = copy.deepcopy(self.network).eval()
         self.best = {k: v.clone() for k, v in self.average.state_dict().items()}
         rate, decay = settings.learning_rate, settings.weight_decay

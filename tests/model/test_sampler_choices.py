@@ -27,7 +27,8 @@ def network() -> Network:
 
 # Weights of the axes ------------------------------------------------------------------------------------------------
 
-FUSION = Fusion(np.array([1.0, 0.75, 0.5]), np.array([[0.9, 0.1], [0.4, 0.2], [0.2, 0.5]]))
+WEIGHTS = np.array([[0.9, 0.1], [0.4, 0.2], [0.2, 0.5]])
+FUSION = Fusion(np.array([1.0, 0.75, 0.5]), np.zeros(1), WEIGHTS[:, None])
 
 
 def axis_number(state: torch.Tensor, t: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
@@ -56,13 +57,26 @@ def test_weights_go_from_noise_level_to_noise_level(axis: int) -> None:
         assert others[0] == others[1]
         return [weights[axis].item(), others[0]]
 
-    for t, expected in zip(FUSION.times, FUSION.weights, strict=True):
+    for t, expected in zip(FUSION.times, WEIGHTS, strict=True):
         assert own_and_other(float(t)) == pytest.approx(expected)
     sigma = np.sqrt(3.0 * 1.0)  # t = 0.75 is sigma 3, t = 0.5 is sigma 1
     assert own_and_other(sigma / (1 + sigma)) == pytest.approx([0.3, 0.35])
     assert own_and_other(0.1) == pytest.approx([0.2, 0.5])
     steps = [own_and_other(t)[0] for t in (0.9999, 0.99, 0.9, 0.8)]
     assert 0.9 > steps[0] > steps[1] > steps[2] > steps[3] > 0.4
+
+
+def test_weights_go_from_openness_to_openness(network: Network, condition: Condition) -> None:
+    """At the fitted levels and in the middle of two of them; beyond, those of the last; and a denoiser asks for its own."""
+    fusion = Fusion(np.array([1.0, 0.5]), np.array([1.0, 3.0]), np.stack([WEIGHTS[:2], WEIGHTS[1:]]))
+    for openness, own in ((1.0, 0.9), (2.0, 0.65), (3.0, 0.4), (0.0, 0.9), (4.0, 0.4)):
+        assert fusion.at(1.0, 1, openness)[1].item() == pytest.approx(own)
+    assert fusion.at(0.5, 0, 2.0).tolist() == pytest.approx([0.3, 0.35, 0.35])
+    plain = denoiser(network, condition, 2, fusion)
+    linear, added = sampler.axis_estimates(plain, noise(), 1.0)
+    expected = linear + 0.65 * added[2] + 0.15 * (added[0] + added[1])
+    found = sampler.denoised(plain._replace(openness=2.0), noise(), 1.0, project=False)
+    torch.testing.assert_close(found, expected.float(), atol=1e-5, rtol=1e-4)
 
 
 def test_sections_of_no_common_axis_get_the_average_weight() -> None:
@@ -74,7 +88,7 @@ def test_fusion_changes_what_is_estimated_at_every_time(network: Network, condit
     for t in (1.0, 0.75, 0.5):
         plain, weighted = denoiser(network, condition, 2), denoiser(network, condition, 2, FUSION)
         linear, added = sampler.axis_estimates(plain, noise(), t)
-        own, other = FUSION.weights[FUSION.times.tolist().index(t)]
+        own, other = WEIGHTS[FUSION.times.tolist().index(t)]
         expected = linear + own * added[2] + other * (added[0] + added[1])
         found = sampler.denoised(weighted, noise(), t, project=False)
         torch.testing.assert_close(found, expected.float(), atol=1e-5, rtol=1e-4)

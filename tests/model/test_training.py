@@ -115,27 +115,29 @@ def test_held_out_volumes_are_of_the_validation_side(field: Prepared, monkeypatc
 
 
 def test_fusion_finds_the_weights_that_the_axes_deserve(field: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Along the sections' own axis what the linear estimate misses, too large by two at t = 1 and by five below, along the others
-    noise: a half of it, then a fifth, and none of them."""
+    """Along the sections' own axis what the linear estimate misses, at t = 1 too large by K + 1 and below by five, along the
+    others noise: a share of 1 / (K + 1), then a fifth, and none of them."""
     problem, generator, asked = problem_of(field), torch.Generator().manual_seed(0), []
 
     def estimates(draw: Draw, state: torch.Tensor, t: float) -> tuple[torch.Tensor, torch.Tensor]:
         asked.append((draw, t, state))
         wanted = residual(draw)
         added = torch.randn((3, *draw.truth.shape), generator=generator)
-        added[2] = (2 if t == 1 else 5) * (wanted - 0.3 * wanted)
+        added[2] = (len(draw.view.planes) + 1 if t == 1 else 5) * (wanted - 0.3 * wanted)
         return 0.3 * wanted, added
 
     monkeypatch.setattr(training, "axis_estimates", estimates)
     monkeypatch.setattr(problem, "denoiser", lambda network, draw: draw)
     fusion = problem.fit_fusion(problem.network)
-    assert fusion.times[0] == 1 and (np.diff(fusion.times) < 0).all() and fusion.weights.shape == (len(fusion.times), 2)
+    assert fusion.times[0] == 1 and (np.diff(fusion.times) < 0).all() and fusion.weights.shape == (len(fusion.times), 2, 2)
     sigma = fusion.times[1:] / (1 - fusion.times[1:])
     np.testing.assert_allclose(sigma, training.FUSION_SIGMA, rtol=1e-4)
-    np.testing.assert_allclose(fusion.weights, [[0.5, 0]] + [[0.2, 0]] * len(sigma), atol=0.02)
-    assert fusion.times.dtype == fusion.weights.dtype == np.float32
+    assert TINY.validate_k == (1, 3) and fusion.openness[0] < fusion.openness[1]  # three sections leave less open
+    by_k = [[[0.25, 0], [0.5, 0]]] + [[[0.2, 0], [0.2, 0]]] * len(sigma)
+    np.testing.assert_allclose(fusion.weights, by_k, atol=0.02)
+    assert {a.dtype for a in fusion} == {np.dtype(np.float32)}
     draws = [draw for side, _, draw, _ in problem.checks.cases if side == "validation"]
-    assert [id(draw) for draw, t, _ in asked if t == 1] == [id(draw) for draw in draws]
+    assert {id(draw) for draw, t, _ in asked if t == 1} == {id(draw) for draw in draws}
     for draw, t, state in asked:
         left = (state - (1 - t) * residual(draw)) / t
         assert left.std().item() == pytest.approx(1, abs=0.03) and left.mean().abs() < 0.03  # the rest is noise
@@ -144,7 +146,7 @@ def test_fusion_finds_the_weights_that_the_axes_deserve(field: Prepared, monkeyp
 def test_fusion_of_nothing_is_the_mean(field: Prepared) -> None:
     problem = problem_of(field)
     fusion = problem.fit_fusion(problem.network.eval())
-    np.testing.assert_allclose(fusion.weights, np.full((1 + len(training.FUSION_SIGMA), 2), 1 / 3))
+    np.testing.assert_allclose(fusion.weights, np.full((1 + len(training.FUSION_SIGMA), 2, 2), 1 / 3))
 
 
 def test_entries_that_differ_in_the_sampler_alone_share_one_training(

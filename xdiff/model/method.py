@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xdiff.checkpoint import Tensors, read_weights
-from xdiff.cuda import training_device
+from xdiff.cuda import channels_last, training_device
 from xdiff.data.split import Split
 from xdiff.data.store import Store
 from xdiff.local import Core, log_distance
@@ -41,8 +41,10 @@ class XDiffusion:
 
     def __init__(self, network: Network, core: Core, tensors: Tensors, settings: Settings) -> None:
         self.device, self.core = core.device, core
+        channels_last(network)
         self.network, self.sampler = network.to(self.device), settings.sampler
-        self.fusion = Fusion(tensors["fusion.times"], tensors["fusion.weights"]) if self.sampler.fusion == "fitted" else UNIFORM
+        fitted = Fusion(*(tensors[f"fusion.{name}"] for name in Fusion._fields))
+        self.fusion = fitted if self.sampler.fusion == "fitted" else UNIFORM
         self.spectra = Spectra(tensors["spectra.log_distance"], tensors["spectra.power"])
         if self.device.type == "cuda":
             self.device_name = torch.cuda.get_device_name()
@@ -57,22 +59,25 @@ class XDiffusion:
         mean and standard deviation of N draws.
         """
         view, known = self.core.known(observation)
-        spectrum = torch.from_numpy(self.spectra.at(log_distance(view, known.gaussian))).to(self.device)
-        denoiser = Denoiser(self.network, spectrum, make_condition(view, known), common_axis(view.planes), self.fusion)
-        std = known.std
+        openness = log_distance(view, known.gaussian)
+        spectrum = torch.from_numpy(self.spectra.at(openness)).to(self.device)
+        condition = make_condition(view, known, torch.float16)
+        denoiser = Denoiser(self.network, spectrum, condition, common_axis(view.planes), self.fusion, openness)
+        corrected, within = known.corrected, known.std
+        del view, known  # a large volume's other maps would lie there for nothing
         if estimate == "mean":
-            residual, evaluations = mean_residual(denoiser)
+            std, (residual, evaluations) = within, mean_residual(denoiser)
         else:
             count = 1 if estimate == "sample" else int(estimate.removeprefix("mean_of_"))
             residual, spread, evaluations = self._draws(denoiser, steps, count, generator)
-            std = std * spread if count > 1 else std
-        volume = (known.corrected + known.std * residual).cpu().numpy()
+            std = within * spread if count > 1 else within
+        volume = (corrected + within * residual).cpu().numpy()
         volume = project(volume, observation.sections, observation.planes, observation.given)
-        return volume, torch.where(view.known, 0.0, std).cpu().numpy(), evaluations
+        return volume, torch.where(denoiser.condition.known, 0.0, std).cpu().numpy(), evaluations
 
     def _draws(self, denoiser: Denoiser, steps: int, count: int, generator: np.random.Generator) -> tuple[Tensor, Tensor, int]:
         """Mean and standard deviation of `count` draws of r_0, and the section evaluations of all of them."""
-        mean, squares = torch.zeros((2, *denoiser.shape), device=self.device)
+        mean = squares = 0.0
         shape = denoiser.shape if self.sampler.noise == "shared" else (3, *denoiser.shape)
         evaluations = 0
         for number in range(1, count + 1):

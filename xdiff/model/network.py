@@ -50,7 +50,8 @@ class Network(nn.Module):
         h, w = slabs.shape[-2:]
         inputs = [slabs, maps] if context is None else [slabs, maps, context]
         padded = functional.pad(torch.cat(inputs, dim=1), (0, -w % self.factor, 0, -h % self.factor))
-        refined = self.sections(padded.contiguous(), timesteps=1000 * t, context=tokens)[..., :h, :w]
+        padded = padded.contiguous(memory_format=torch.channels_last)  # a sixth to a third faster on a CPU
+        refined = self.sections(padded, timesteps=1000 * t, context=tokens)[..., :h, :w]
         return refined if context is None else refined + context[:, : self.contrasts]
 
 
@@ -66,7 +67,7 @@ class Tokens(nn.Module):
         self.projection = nn.Linear(maps, TOKEN_CHANNELS)
 
     def forward(self, maps: Tensor) -> Tensor:
-        return self.projection(functional.adaptive_avg_pool3d(maps, self.side).flatten(2).transpose(1, 2))
+        return self.projection(functional.adaptive_avg_pool3d(maps.float(), self.side).flatten(2).transpose(1, 2))
 
 
 class Trunk(nn.Module):
@@ -82,7 +83,8 @@ class Trunk(nn.Module):
     def forward(self, shown: Tensor, t: Tensor, maps: Tensor) -> Tensor:
         """(B, C + features, X/2, Y/2, Z/2), halves rounded up, from the state and its linear estimate (B, 2 C, X, Y, Z), t (B,)
         and conditioning (B, maps, X, Y, Z). The first C channels are an estimate of the pooled target."""
-        pooled = torch.cat([halve(shown), halve(maps)], dim=1)
+        parts = (halve(part.float()) for part in maps.split(8, dim=1))  # a few at a time: they may be in half precision
+        pooled = torch.cat([halve(shown), *parts], dim=1)
         sizes = pooled.shape[2:]
         padding = [p for n in reversed(sizes) for p in (0, -n % self.factor)]
         out = self.unet(functional.pad(pooled, padding), timesteps=1000 * t)
@@ -103,8 +105,8 @@ def double(volume: Tensor, shape: torch.Size) -> Tensor:
 def _unet(
     dimensions: int, in_channels: int, out_channels: int, channels: tuple[int, ...], token_channels: int = 0
 ) -> DiffusionModelUNet:
-    """MONAI's time-conditioned U-Net. Without attention, but for tokens at the coarsest level: convolutions carry over to other
-    sizes, and are fast on a CPU."""
+    """MONAI's time-conditioned U-Net. Without attention but in the middle block (and for tokens, at the coarsest level):
+    convolutions are fast on a CPU."""
     return DiffusionModelUNet(
         spatial_dims=dimensions,
         in_channels=in_channels,
@@ -115,5 +117,7 @@ def _unet(
         with_conditioning=bool(token_channels),
         cross_attention_dim=token_channels or None,
         num_res_blocks=1,
+        # of MONAI's middle block, which always has attention: without it, a matrix of all pairs of voxels of the coarsest level
+        use_flash_attention=True,
         norm_num_groups=4 if channels[0] % 8 else 8,
     )

@@ -19,7 +19,8 @@ from xdiff.model.diffusion import Condition, precondition, section_maps, slabs
 from xdiff.model.network import Network, double
 from xdiff.planes import stack
 
-PIXELS = 2**19  # of one batch of sections: what bounds the memory, whatever their size
+PIXELS = 2**18  # of one batch of sections: what bounds the memory, whatever their size
+FACTOR = {"cuda": 4}  # by device, 1 elsewhere: a GPU waits for the launches of small batches
 SIGMA_MAX, SIGMA_MIN, RHO = 80.0, 0.03, 7.0
 WARM_SIGMA = 5.0  # noise that a warm start adds to the mean: the largest modes stand out of it
 CHOICES = {
@@ -50,15 +51,17 @@ class SamplerSettings:
 
 
 class Fusion(NamedTuple):
-    """Weights (T, 2) of the network's part of the estimates along the given sections' own axis and along each other axis, at
-    falling times (T,) from 1."""
+    """Weights (T, G, 2) of the network's part of the estimates along the given sections' own axis and along each other axis, at
+    falling times (T,) from 1 and rising openness (G,), which is local.log_distance: how much of the subject is left open."""
 
     times: np.ndarray
+    openness: np.ndarray
     weights: np.ndarray
 
-    def at(self, t: float, axis: int | None) -> Tensor:
-        """(3,), interpolated in log noise level; for given sections of no common axis their average."""
-        own, other = (np.interp(-_log_sigma(t), -_log_sigma(self.times), w) for w in self.weights.T)
+    def at(self, t: float, axis: int | None, openness: float = 0.0) -> Tensor:
+        """(3,), interpolated in log noise level and openness; for given sections of no common axis their average."""
+        by_time = np.stack([[np.interp(openness, self.openness, w) for w in pairs.T] for pairs in self.weights])
+        own, other = (np.interp(-_log_sigma(t), -_log_sigma(self.times), w) for w in by_time.T)
         return torch.tensor([(own + 2 * other) / 3] * 3 if axis is None else [own if a == axis else other for a in range(3)])
 
 
@@ -66,17 +69,19 @@ def _log_sigma(t: float | np.ndarray) -> float | np.ndarray:
     return np.log(t / np.maximum(1 - np.asarray(t, dtype=float), 1e-6))
 
 
-UNIFORM = Fusion(np.ones(1), np.full((1, 2), 1 / 3))
+UNIFORM = Fusion(np.ones(1), np.zeros(1), np.full((1, 1, 2), 1 / 3))
 
 
 class Denoiser(NamedTuple):
-    """Everything that the estimates of one volume come from. axis: that the given sections are of, None where several."""
+    """Everything that the estimates of one volume come from. axis: that the given sections are of, None where several; openness:
+    see Fusion."""
 
     network: Network
     spectrum: Tensor
     condition: Condition
     axis: int | None = None
     fusion: Fusion = UNIFORM
+    openness: float = 0.0
 
     @property
     def shape(self) -> torch.Size:
@@ -105,7 +110,7 @@ def axis_estimates(denoiser: Denoiser, state: Tensor, t: float, axes: tuple[int,
     raw = torch.empty(len(axes), *state.shape, device=state.device)
     for i, axis in enumerate(axes):
         sections = stack(raw[i], axis)
-        batch = max(1, PIXELS // sections[0, 0].numel())
+        batch = max(1, FACTOR.get(state.device.type, 1) * PIXELS // sections[0, 0].numel())
         for rows in torch.arange(len(sections), device=state.device).split(batch):
             around = None if context is None else stack(context, axis)[rows]
             slab, cut = slabs(shown, axis, rows, network.slab), section_maps(maps, axis, rows)
@@ -117,7 +122,7 @@ def axis_estimates(denoiser: Denoiser, state: Tensor, t: float, axes: tuple[int,
 def denoised(denoiser: Denoiser, state: Tensor, t: float, project: bool = True) -> Tensor:
     """The fused estimate of r_0 (C, X, Y, Z), 0 at the voxels that are known exactly if `project`. A state (3, C, X, Y, Z) has
     one volume for each target axis."""
-    weights = denoiser.fusion.at(t, denoiser.axis).to(state)
+    weights = denoiser.fusion.at(t, denoiser.axis, denoiser.openness).to(state)
     if state.ndim == 4:
         linear, added = axis_estimates(denoiser, state, t)
         fused = linear + torch.tensordot(weights, added, dims=1)

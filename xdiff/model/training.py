@@ -26,6 +26,7 @@ from xdiff.model.sampler import Denoiser, Fusion, SamplerSettings, axis_estimate
 from xdiff.model.spectrum import Spectra, fit_spectra
 from xdiff.planes import common_axis, per_section
 
+VERSION = 2  # raise when the same settings train something else
 HELD_OUT = 8  # batches
 SPECTRUM_DRAWS = 48
 FUSION_SIGMA = (20.0, 3.0, 0.6, 0.1)  # noise levels between which the fusion weights are interpolated
@@ -120,23 +121,26 @@ class Denoising:
         return mean_gain(scores) + float(denoising), scores
 
     def fit_fusion(self, network: nn.Module) -> Fusion:
-        """Weights of what the network adds along the given sections' own axis and along each other axis, at every noise level of
-        FUSION_SIGMA and at t = 1, by least squares on the validation subjects; one third each where there are none.
+        """Weights of what the network adds along the given sections' own axis and along each other axis, by least squares on the
+        validation subjects; one third each where there are none.
 
         The axes see different things, and a network that learned little should say little: weights add up to less than one
-        where its estimates are too large. At t = 1 all checks serve, at the other levels a few: a call each costs more there
+        where its estimates are too large. At t = 1 all checks serve, each K by itself: a network that gains from many sections
+        may harm where one is given. At the noise levels of FUSION_SIGMA a few serve, whatever K: a call each costs more there
         than it tells.
         """
-        cases = [d for side, _, d, _ in self.checks.cases if side == "validation" and common_axis(d.view.planes) is not None]
-        few = cases[:: max(1, len(cases) // FUSION_CASES)][:FUSION_CASES]
-        rows = [(1.0, self._axis_weights(network, cases, 1.0))]
-        for sigma in FUSION_SIGMA:
-            t = sigma / (1 + sigma)
-            rows.append((t, self._axis_weights(network, few, t)))
-        return Fusion(np.array([t for t, _ in rows], np.float32), np.array([w for _, w in rows], np.float32))
+        cases = [c for c in self.checks.cases if c[0] == "validation" and common_axis(c[2].view.planes) is not None]
+        by_k = [[draw for _, k, draw, _ in cases if k == wanted] for wanted in sorted({k for _, k, _, _ in cases})]
+        levels = [(float(np.mean([openness(d) for d in draws])), draws) for draws in by_k]
+        groups = sorted(levels, key=lambda pair: pair[0]) or [(0.0, [])]
+        rows = [[self._axis_weights(network, draws, 1.0) for _, draws in groups]]
+        few = [draw for _, _, draw, _ in cases][:: max(1, len(cases) // FUSION_CASES)][:FUSION_CASES]
+        times = [1.0, *(sigma / (1 + sigma) for sigma in FUSION_SIGMA)]
+        rows += [[self._axis_weights(network, few, t)] * len(groups) for t in times[1:]]
+        return Fusion(*(np.array(a, np.float32) for a in (times, [level for level, _ in groups], rows)))
 
     def _axis_weights(self, network: nn.Module, cases: list[Draw], t: float) -> np.ndarray:
-        """(2,): own axis and each other one, at one noise level."""
+        """(2,): own axis and each other one, at one noise level, over `cases`."""
         left, right = np.zeros((2, 2)), np.zeros(2)
         for number, draw in enumerate(cases):
             wanted = residual(draw)
@@ -176,7 +180,7 @@ def fit_network(store: Store, split: Split, settings: Settings, workdir: Path) -
     split, folder = split.with_training(settings.patients), workdir.parents[1]
     core = replace(fit_core(store, split, settings.core, folder), base=settings.base)
     trained = asdict(replace(settings, sampler=SamplerSettings()))
-    name = f"network-{digest([store.fingerprint, split.side('train'), split.side('val'), trained])}"
+    name = f"network-{digest([VERSION, store.fingerprint, split.side('train'), split.side('val'), trained])}"
     shared = folder / f"{name}.checkpoints"
     tensors = keep_once(folder / name, lambda: _train(store, split, core, settings, shared))
     if (shared / HISTORY).exists():
