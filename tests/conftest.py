@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from xdiff.config import Cohort, Grid, SplitRule
+from xdiff.config import Cohort, Grid, Labels, MethodEntry, SplitRule, Sweep
 from xdiff.data.cohorts import find_subjects
 from xdiff.data.gaussian_field import write_gaussian_field
 from xdiff.data.preprocess import preprocess
@@ -19,6 +20,8 @@ from xdiff.data.split import Split, split_by_count, write_split
 from xdiff.data.store import Store
 from xdiff.observation import Observation, observe
 from xdiff.planes import Plane
+from xdiff.sample import sample
+from xdiff.train import train
 from xdiff.volumes import write_volume
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -85,6 +88,38 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     folder = tmp_path_factory.mktemp("heads")
     write_heads(folder / "raw")
     return prepare(HEADS, Grid((24, 28, 22), 2.0), ("heads", "2mm"), folder / "raw", folder / "data")
+
+
+def write_tumours(root: Path, n: int = 8) -> None:
+    """Labels for `write_heads`: oedema with an enhancing rim about a core, somewhere else in each; in every other a second."""
+    for i in range(n):
+        labels = np.zeros((22, 26, 20), np.uint8)
+        at = 6 + i % 3
+        labels[at : at + 8, 8:17, 6:14] = 2
+        labels[at + 1 : at + 7, 10:15, 8:12] = 3
+        labels[at + 2 : at + 5, 11:14, 9:11] = 1
+        if i % 2:
+            labels[8:11, 20:23, 15:18] = 2
+        write_volume(root / f"sub-{i:02d}/anat/sub-{i:02d}_seg.nii.gz", labels, HEAD_AFFINE)
+
+
+@pytest.fixture(scope="session")
+def tumours(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """`heads` with the labels of `write_tumours`."""
+    folder = tmp_path_factory.mktemp("tumours")
+    write_heads(folder / "raw")
+    write_tumours(folder / "raw")
+    cohort = replace(HEADS, labels=Labels("seg", {1: "NCR", 2: "ED", 3: "ET"}))
+    return prepare(cohort, Grid((24, 28, 22), 2.0), ("tumours", "2mm"), folder / "raw", folder / "data")
+
+
+@pytest.fixture(scope="session")
+def linear_run(tumours: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Manifest of linear interpolation of the test subjects of `tumours` from three axial sections and from five."""
+    folder, entry = tmp_path_factory.mktemp("run"), MethodEntry("baselines.interpolation", {"kind": "linear"}, min_k=2)
+    train("linear", entry, tumours.store, tumours.split, folder / "model")
+    sample(entry, folder / "model", tumours.store, tumours.split, Sweep(K=(3, 5)), folder / "samples")
+    return folder / "samples" / "manifest-1-of-1.tsv"
 
 
 def observe_test(cohort: Prepared, planes: list[Plane]) -> Observation:

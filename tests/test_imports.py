@@ -28,7 +28,7 @@ ORDER = (
         "gaussian_device",
     ),
     *("resident", "kinds", "local", "local_fit", "augment", "draws", "progress", "loop", "model"),
-    *("train", "sample", "segment", "trust", "stats", "metrics"),
+    *("train", "sample", "stats", "metrics", "segment", "trust"),
     *("markup", "layout", "posterior_checks", "ablation", "drawing", "panel", "captions", "step_sweep", "training_curves"),
     "ablation_figure",
     *("tables", "figures", "report", "reference", "bench", "cli"),

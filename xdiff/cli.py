@@ -13,6 +13,7 @@ VERBS = {
     "train": ("xdiff.train", "train one method on one preprocessed cohort"),
     "sample": ("xdiff.sample", "reconstruct the test subjects at every point of a sweep"),
     "metrics": ("xdiff.metrics.__main__", "score reconstructions, collect scores, cut panels"),
+    "segment": ("xdiff.segment.__main__", "nnU-Net: train it on real volumes, segment generated ones, score the masks"),
     "tables": ("xdiff.tables", "tables from the collected scores"),
     "ablation": ("xdiff.ablation", "table of the ablations alone, from the collected scores"),
     "figures": ("xdiff.figures", "figures from the collected scores"),
