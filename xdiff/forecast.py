@@ -121,7 +121,7 @@ class Forecast:
         line = Line(step.stage, step.place, volumes=subjects, notes=[f"{subjects} subjects"], after=[f"split {cohort}"])
         line.add(self.costs.find(self._wanted("preprocess", cohort, grid)), subjects, "preprocess")
         if self.config.grids[grid].frame == "scanner":
-            line.missing.append("training volumes are read once more for frame scanner")
+            line.missing.append("second reading of training volumes (frame scanner)")
         return line
 
     def _wanted(self, what: str, cohort: str, grid: str, method: str = "", **numbers: Any) -> Wanted:

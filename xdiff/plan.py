@@ -14,17 +14,18 @@ import heapq
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from xdiff.bench import REPOSITORY
-from xdiff.config import Config, load_config, parts_of
+from xdiff.config import Config, MethodEntry, load_config, parts_of
 from xdiff.errors import InputError, ManyInputErrors
 from xdiff.forecast import Forecast, Line, settings_of
 from xdiff.unit_costs import Costs, read_costs
 
 TIMING = REPOSITORY / "results" / "reference" / "timing"
-NIFTI_HEADER_BYTES = 352
+NIFTI_HEADER_BYTES, NPY_HEADER_BYTES = 352, 128
 NETWORK_COPIES = 7  # weights, network-KEY, and a checkpoint's weights, average, best and two moments
 COLUMNS = "stage job seconds complete at_most peak_mib mem_mb gpu threads volumes note missing".split()
 
@@ -36,7 +37,7 @@ def makespan_s(lines: Sequence[Line], cores: int) -> float:
     """Seconds until all lines have ended where `cores` cores and one GPU take them as they come, as Snakemake does.
 
     A line starts when what it waits for has ended and its threads (at most `cores`) are free, lines in their order. What lines
-    share is a piece of its own, made by its first line, which goes on when it is there.
+    share is a piece of its own, made by its first line, which goes on when it is there; who waits for it holds no core here.
     """
     waiting: list[tuple[str, float, int, bool, set[str]]] = []
     for line in lines:
@@ -47,11 +48,11 @@ def makespan_s(lines: Sequence[Line], cores: int) -> float:
         waiting.append((line.name, own_s, min(line.threads, cores), line.gpu, after))
     running: list[tuple[float, str, int, bool]] = []
     now, free, gpu_free = 0.0, cores, True
-    left = {name for name, *_ in waiting}
+    done: set[str] = set()
     while waiting or running:
         for job in list(waiting):
             name, seconds, threads, gpu, after = job
-            if threads <= free and (gpu_free or not gpu) and not after & left:
+            if threads <= free and (gpu_free or not gpu) and after <= done:
                 heapq.heappush(running, (now + seconds, name, threads, gpu))
                 free, gpu_free = free - threads, gpu_free and not gpu
                 waiting.remove(job)
@@ -59,7 +60,7 @@ def makespan_s(lines: Sequence[Line], cores: int) -> float:
             raise ValueError(f"lines {[job[0] for job in waiting]} wait for lines that are not there")
         now, name, threads, gpu = heapq.heappop(running)
         free, gpu_free = free + threads, gpu_free or gpu
-        left.discard(name)
+        done.add(name)
     return now
 
 
@@ -68,7 +69,7 @@ def pieces(lines: Sequence[Line], piece_s: float) -> tuple[int, float]:
     its end."""
     count, used, longest = 1, 0.0, 0.0
     for line in lines:
-        if used >= piece_s:
+        if used >= piece_s and line.stage != "evaluate":  # which bench does in one task with its `sample`
             count, used = count + 1, 0.0
         used += line.seconds
         if line.stage == "train" and used > piece_s:
@@ -88,38 +89,45 @@ class Disk(NamedTuple):
 
 def disk(forecast: Forecast) -> Disk:
     """Uncompressed: float16 (float32 where norm is none) and 1 byte each of foreground and labels per voxel of the store; the
-    kept training volumes and seven copies of a network in every weights folder; float32 volumes, each with a standard deviation.
+    kept training volumes of every weights folder and core, and NETWORK_COPIES of every network; float32 volumes, each with a
+    standard deviation. What is small beside that (JSON, tables, registration) is not in it.
     """
     config = forecast.config
     store = weights = volumes = 0
-    for line, step in ((line, line.name.split()) for line in forecast.lines):
+    for line in forecast.lines:
+        names = line.place.split()
         if line.stage == "preprocess":
-            _, cohort, grid = step
-            entry = config.cohorts[cohort]
-            per_voxel = len(entry.contrasts) * (4 if entry.norm == "none" else 2) + 1 + (entry.labels is not None)
-            store += line.volumes * math.prod(config.grids[grid].shape) * per_voxel
+            entry, voxels = config.cohorts[names[0]], math.prod(config.grids[names[1]].shape)
+            arrays = 2 + (entry.labels is not None)
+            per_voxel = len(entry.contrasts) * (4 if entry.norm == "none" else 2) + arrays - 1
+            store += line.volumes * (voxels * per_voxel + arrays * NPY_HEADER_BYTES)
         elif line.stage == "sample":
-            cohort, grid = step[2], step[3]
-            one = NIFTI_HEADER_BYTES + 4 * math.prod(config.grids[grid].shape)
-            volumes += 2 * line.volumes * len(config.cohorts[cohort].contrasts) * one
+            one = NIFTI_HEADER_BYTES + 4 * math.prod(config.grids[names[2]].shape)
+            volumes += 2 * line.volumes * len(config.cohorts[names[1]].contrasts) * one
         elif line.stage == "train" and line.counted:
-            method, origin = step[1].split("@")
-            weights += _weights_bytes(forecast, origin, step[2], method)
+            method = names[0].split("@")[0]
+            weights += _weights_bytes(forecast, line, method, config.methods[method])
     return Disk(store, weights, volumes)
 
 
-def _weights_bytes(forecast: Forecast, origin: str, grid: str, method: str) -> int:
-    """Training volumes (and, of a core, their warped copies, twice: in `core-KEY` too) and networks."""
-    config = forecast.config
+def _weights_bytes(forecast: Forecast, line: Line, method: str, entry: MethodEntry) -> int:
+    """Training volumes (of a core with their warped copies, and once more in `core-KEY`) and networks."""
+    config, (origin, grid) = forecast.config, line.place.removeprefix(f"{method}@").split()
     cohort = config.cohorts[parts_of(origin)[0]]
-    core, settings = settings_of(config.methods[method])
+    core, settings = settings_of(entry)
     rows = len(forecast.split_of(origin).with_training(settings.patients if settings else 0).side("train"))
+    inner = 0
+    if "module" in entry.params:  # baselines.posed keeps the weights of another method beside its own
+        other = replace(entry, module=entry.params["module"], params=entry.params.get("params", {}))
+        inner = _weights_bytes(forecast, line, method, other)
+    made = {key[0] for key, owner in forecast.owners.items() if owner == line.place}
     if core:
-        rows = 2 * min(rows * (1 + core.warped_rows), max(rows, core.max_volumes))
-    network = sum(p.numel() for p in settings.network(len(cohort.contrasts)).parameters()) if settings else 0
+        rows = (1 + ("core" in made)) * min(rows * (1 + core.warped_rows), max(rows, core.max_volumes))
     per_value = 4 if cohort.norm == "none" else 2
     values = rows * math.prod(config.grids[grid].shape) * len(cohort.contrasts)
-    return values * per_value + NETWORK_COPIES * 4 * network
+    network = sum(p.numel() for p in settings.network(len(cohort.contrasts)).parameters()) if settings else 0
+    copies = 1 if hasattr(settings, "sampler") and "network" not in made else NETWORK_COPIES
+    return inner + values * per_value + copies * 4 * network
 
 
 # Text ---------------------------------------------------------------------------------------------------------------
@@ -181,7 +189,8 @@ def _totals(forecast: Forecast, cores: int, piece_min: float) -> list[str]:
 def _provenance(forecast: Forecast, command: str) -> list[str]:
     lines, sources = forecast.lines, forecast.costs.sources
     found = [f"costs: {source}" for source in sources] or [f"costs: none, {TIMING} holds no table"]
-    found.append("a method's settings are not in the tables: costs hold for the sizes of network that they were measured with")
+    found.append("the tables do not hold a method's settings: their costs are of networks as they were when measured")
+    found.append("not in it: starting processes, loading weights, final fits after a training")
     if any(line.mem_mb and not line.peak_mib and line.counted for line in lines):
         found.append("*: MB as the entry asks for (mem_mb), not measured at this size; on a GPU, memory is the GPU's")
     if any(line.at_most for line in lines):
@@ -211,9 +220,8 @@ def costs_of(files: Sequence[Path], device: str) -> Costs:
     costs = read_costs(files or sorted(TIMING.glob("*.tsv")), device) if files or device or TIMING.is_dir() else Costs([])
     devices = [{row.device for row in rows} for _, rows in costs.files]
     if not files and devices and set.union(*devices) != max(devices, key=len):
-        raise InputError(
-            TIMING, f"tables of {len(devices)} machines", f"--device, or --costs: one of {sorted(set.union(*devices))}"
-        )
+        names = "; ".join(sorted(set.union(*devices)))
+        raise InputError(TIMING, f"tables of several machines ({names})", "--device SUBSTRING or --costs FILE")
     return costs
 
 

@@ -161,7 +161,7 @@ def _other_number(name: str, found: int) -> str:
     texts = {
         "steps": "scaled from {} steps",
         "batch": "scaled from {} volumes a step",
-        "rows": "measured with {} training volumes",
+        "rows": "of {} training volumes",
     }
     return texts.get(name, "measured at K = {}").format(found)
 
