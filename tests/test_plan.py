@@ -7,15 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import PRESETS, REPOSITORY, Prepared, overlays
 
-from xdiff import bench, cli, plan
-from xdiff.checkpoint import read_weights
+from xdiff import bench, cli, local_fit, plan
 from xdiff.config import Cohort, Config, Grid, SplitRule, from_dict, load_config
 from xdiff.data.phantom_brain import phantom_names
 from xdiff.errors import InputError
 from xdiff.forecast import Forecast, Line, planned_split
+from xdiff.model import training
 from xdiff.plan import Disk, costs_of, disk, duration, makespan_s, pieces
 from xdiff.train import train
 from xdiff.unit_costs import Costs, Wanted, read_costs
@@ -360,15 +361,17 @@ def test_entries_that_differ_in_their_sampler_alone_train_once(costs: Costs) -> 
     assert "train xdiff@field g" in lines["train xdiff-ddim@field g"].after
 
 
-def test_what_is_shared_here_is_shared_by_the_training(field: Prepared, tmp_path: Path) -> None:
-    """One folder of a core and two of networks for three entries, as two of them differ in `sampler` alone."""
+def test_what_is_shared_here_is_shared_by_the_training(field: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training itself, but for its network: as many cores and networks are made as the forecast pays for."""
+    made: list[str] = []
+    monkeypatch.setattr(training, "_train", lambda *_: made.append("network") or {"network.x": np.zeros(1)})
+    fitted = local_fit._fit
+    monkeypatch.setattr(local_fit, "_fit", lambda *a: made.append("core") or fitted(*a))
     config = configured(variants())
     for name, entry in config.methods.items():
-        small = {**entry.params, "steps": 1, "checks": 0, "volumes": 1, "trunk_channels": [], "draws": {"augment": {"warp": 0}}}
-        train(name, replace(entry, params=small), field.store, field.split, tmp_path / name)
-        read_weights(tmp_path / name)
-    kept = [path.name.split("-")[0] for path in tmp_path.iterdir() if (path / "config.json").exists()]
-    assert sorted(kept) == ["core", "network", "network", "xdiff", "xdiff", "xdiff"]
+        train(name, entry, field.store, field.split, tmp_path / name)
+    assert sorted(made) == ["core", "network", "network"]
+    assert sorted(key[0] for key in Forecast(config, Costs([])).owners) == sorted(made)
 
 
 def test_what_was_not_measured_is_missing_and_makes_the_rest_a_lower_bound() -> None:
