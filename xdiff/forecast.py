@@ -31,12 +31,16 @@ CORE_ROW = ("gaussian_local", "baselines.gaussian_local")  # whose `fit` is the 
 
 @dataclass
 class Line:
-    """One job. seconds: what is known of its time, nothing where not counted; missing: what of it was never measured; at_most:
-    whether it may be less; asks_gpu and mem_mb: of its entry; on_gpu: what its costs were measured on; peak_mib 0 where not
-    measured; after: lines it waits for; shared: (key, seconds) of the part that other lines wait for too, by its key."""
+    """One job; `at` as bench.Step has it.
+
+    seconds: what is known of its time, nothing where not counted; missing: what of it was never measured; at_most: whether it may
+    be less; asks_gpu, mem_mb, runtime_min: of its entry; on_gpu: what its costs were measured on; peak_mib: 0 where not measured;
+    after: lines it waits for; shared: (key, seconds) of a part that other lines wait for too, by its key.
+    """
 
     stage: str
     place: str
+    at: tuple[str, ...] = ()
     threads: int = 1
     seconds: float = 0.0
     counted: bool = True
@@ -45,6 +49,7 @@ class Line:
     on_gpu: set[bool] = field(default_factory=set)
     peak_mib: float = 0.0
     mem_mb: int = 0
+    runtime_min: int = 0
     volumes: int = 0
     notes: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -106,11 +111,11 @@ class Forecast:
                 yield from self._sample(step, number)
         else:
             scored = [line.name for line in self.lines if line.stage == "evaluate"]
-            yield Line(step.stage, step.place, counted=False, notes=["tables of scores and panels alone"], after=scored)
+            yield Line(step.stage, step.place, step.at, counted=False, notes=["tables of scores and panels alone"], after=scored)
 
     def _split(self, step: Step) -> Line:
         embedded = self.config.cohorts[step.at[0]].layout in EMBEDDED
-        line = Line(step.stage, step.place, counted=embedded, notes=[] if embedded else ["reads names of files alone"])
+        line = Line(step.stage, step.place, step.at, counted=embedded, notes=[] if embedded else ["reads names of files alone"])
         if embedded:
             line.add(None, 1, f"generate {step.at[0]}")
         return line
@@ -118,10 +123,18 @@ class Forecast:
     def _preprocess(self, step: Step) -> Line:
         cohort, grid = step.at
         subjects = len(self.splits[cohort].table)
-        line = Line(step.stage, step.place, volumes=subjects, notes=[f"{subjects} subjects"], after=[f"split {cohort}"])
+        line = Line(step.stage, step.place, step.at, volumes=subjects, notes=[f"{subjects} subjects"])
+        line.after = [f"split {cohort}"]
         line.add(self.costs.find(self._wanted("preprocess", cohort, grid)), subjects, "preprocess")
         if self.config.grids[grid].frame == "scanner":
             line.missing.append("second reading of training volumes (frame scanner)")
+        return line
+
+    @staticmethod
+    def _line(step: Step, place: str, entry: MethodEntry) -> Line:
+        """With what the entry asks for."""
+        line = Line(step.stage, place, step.at, entry.threads, asks_gpu=entry.gpu > 0)
+        line.mem_mb, line.runtime_min = entry.mem_mb, entry.runtime_min
         return line
 
     def _wanted(self, what: str, cohort: str, grid: str, method: str = "", **numbers: Any) -> Wanted:
@@ -134,7 +147,7 @@ class Forecast:
     def _train(self, step: Step) -> Line:
         origin, grid, method = step.at
         entry = self.config.methods[method]
-        line = Line(step.stage, step.place, entry.threads, asks_gpu=entry.gpu > 0, mem_mb=entry.mem_mb)
+        line = self._line(step, step.place, entry)
         line.after = [f"preprocess {part} {grid}" for part in parts_of(origin)]
         if not entry.learns or not hasattr(load_module(entry), "train"):
             line.counted, line.asks_gpu, line.notes = False, False, ["nothing is learned"]
@@ -216,8 +229,8 @@ class Forecast:
             raise InputError(f"cohorts.{job.cohort}", f"no test subject in shard {number}/{shards}", "at least one in each shard")
         points = points_of(sweep, entry.estimates, entry.min_k, entry.stepped)
         volumes = len(points) * len(subjects)
-        line = Line(step.stage, self._sharded(step, number), entry.threads, mem_mb=entry.mem_mb, volumes=volumes)
-        line.asks_gpu = entry.gpu > 0
+        line = self._line(step, self._sharded(step, number), entry)
+        line.volumes = volumes
         line.at_most = any(point.K > 1 for point in points)  # sample.py leaves out a K that leaves too little unseen
         line.notes = [f"{len(points)} points x {len(subjects)} subjects"]
         line.after = [f"preprocess {job.cohort} {job.grid}", f"train {job.method}@{job.trained_on} {job.grid}"]
@@ -229,7 +242,7 @@ class Forecast:
             line.add(cost, len(subjects), f"reconstruct {job.method} {point.estimate}")
         line.add(self.costs.find(self._wanted("read_write", job.cohort, job.grid)), volumes, "read_write")
         yield line
-        scored = Line("evaluate", line.place, volumes=volumes, at_most=line.at_most, after=[line.name])
+        scored = Line("evaluate", line.place, step.at, volumes=volumes, at_most=line.at_most, after=[line.name])
         scored.add(self.costs.find(self._wanted("evaluate", job.cohort, job.grid)), volumes, "evaluate")
         yield scored
 

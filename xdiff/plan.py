@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from xdiff.bench import REPOSITORY
-from xdiff.config import Config, MethodEntry, load_config, parts_of
+from xdiff.config import Config, Job, MethodEntry, load_config, parts_of
 from xdiff.errors import InputError, ManyInputErrors
 from xdiff.forecast import Forecast, Line, settings_of
 from xdiff.unit_costs import Costs, read_costs
@@ -95,31 +95,30 @@ def disk(forecast: Forecast) -> Disk:
     config = forecast.config
     store = weights = volumes = 0
     for line in forecast.lines:
-        names = line.place.split()
         if line.stage == "preprocess":
-            entry, voxels = config.cohorts[names[0]], math.prod(config.grids[names[1]].shape)
+            entry, voxels = config.cohorts[line.at[0]], math.prod(config.grids[line.at[1]].shape)
             arrays = 2 + (entry.labels is not None)
             per_voxel = len(entry.contrasts) * (4 if entry.norm == "none" else 2) + arrays - 1
             store += line.volumes * (voxels * per_voxel + arrays * NPY_HEADER_BYTES)
         elif line.stage == "sample":
-            one = NIFTI_HEADER_BYTES + 4 * math.prod(config.grids[names[2]].shape)
-            volumes += 2 * line.volumes * len(config.cohorts[names[1]].contrasts) * one
+            job = Job(*line.at)
+            one = NIFTI_HEADER_BYTES + 4 * math.prod(config.grids[job.grid].shape)
+            volumes += 2 * line.volumes * len(config.cohorts[job.cohort].contrasts) * one
         elif line.stage == "train" and line.counted:
-            method = names[0].split("@")[0]
-            weights += _weights_bytes(forecast, line, method, config.methods[method])
+            weights += _weights_bytes(forecast, line, config.methods[line.at[2]])
     return Disk(store, weights, volumes)
 
 
-def _weights_bytes(forecast: Forecast, line: Line, method: str, entry: MethodEntry) -> int:
+def _weights_bytes(forecast: Forecast, line: Line, entry: MethodEntry) -> int:
     """Training volumes (of a core with their warped copies, and once more in `core-KEY`) and networks."""
-    config, (origin, grid) = forecast.config, line.place.removeprefix(f"{method}@").split()
+    config, (origin, grid, _) = forecast.config, line.at
     cohort = config.cohorts[parts_of(origin)[0]]
     core, settings = settings_of(entry)
     rows = len(forecast.split_of(origin).with_training(settings.patients if settings else 0).side("train"))
     inner = 0
     if "module" in entry.params:  # baselines.posed keeps the weights of another method beside its own
         other = replace(entry, module=entry.params["module"], params=entry.params.get("params", {}))
-        inner = _weights_bytes(forecast, line, method, other)
+        inner = _weights_bytes(forecast, line, other)
     made = {key[0] for key, owner in forecast.owners.items() if owner == line.place}
     if core:
         rows = (1 + ("core" in made)) * min(rows * (1 + core.warped_rows), max(rows, core.max_volumes))
@@ -143,11 +142,14 @@ def text(forecast: Forecast, cores: int, piece_min: float, command: str) -> str:
 
 def _cells(line: Line) -> tuple[str, ...]:
     memory = f"{line.peak_mib:.0f}" if line.peak_mib else f"{line.mem_mb}*" if line.mem_mb else "?"
-    return line.stage, _time(line), memory if line.counted else "-", "yes" if line.gpu else "no", line.place, _note(line)
+    return line.stage, _time(line), memory if line.counted else "-", "yes" if line.gpu else "no", line.place, remarks(line)
 
 
-def _note(line: Line) -> str:
+def remarks(line: Line) -> str:
+    """Its notes, what is unlike what its entry asks for, and what is missing."""
     extra = ["asks for a GPU, measured on a CPU"] if line.asks_gpu and not line.gpu else []
+    if line.runtime_min and line.seconds > 60 * line.runtime_min:
+        extra.append(f"longer than its runtime_min, {line.runtime_min}")
     unknown = [f"not measured: {', '.join(line.missing)}"] if line.missing else []
     return "; ".join([*line.notes, *extra, *unknown])
 
@@ -194,7 +196,8 @@ def _provenance(forecast: Forecast, command: str) -> list[str]:
     if any(line.mem_mb and not line.peak_mib and line.counted for line in lines):
         found.append("*: MB as the entry asks for (mem_mb), not measured at this size; on a GPU, memory is the GPU's")
     if any(line.at_most for line in lines):
-        found.append("<=: points whose K leaves too little unseen are left out; a training may stop by its patience")
+        less = "points whose K leaves too little unseen are left out, and a training may stop by its patience"
+        found.append(f"<=: {less}; totals count them in full")
     if any(line.missing for line in lines):
         found.append(f"? and >=: not measured; {command} measures it (but not `generate`)")
     return found

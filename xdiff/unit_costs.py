@@ -15,6 +15,15 @@ from typing import NamedTuple
 from xdiff.errors import InputError
 from xdiff.stats import base_of
 
+KINDS = (
+    "preprocess",
+    "fit",
+    "train_step",
+    "network",
+    "reconstruct",
+    "read_write",
+    "evaluate",
+)  # rows of other kinds are not read
 NEEDED = "what method module size shape contrasts K estimate steps rows batch median_s peak_mib device date".split()
 
 
@@ -172,6 +181,7 @@ def read_costs(files: Sequence[Path], device: str = "") -> Costs:
     Raises InputError on a file that is no table of unit costs, and where no file has such a device.
     """
     tables = [(path, _read(path)) for path in files]
+    # a table without a row of KINDS says nothing about any machine here
     chosen = [(path, rows) for path, rows in tables if any(device.lower() in row.device.lower() for row in rows)]
     if device and not chosen:
         devices = sorted({row.device for _, rows in tables for row in rows})
@@ -187,10 +197,10 @@ def _read(path: Path) -> list[Measured]:
         missing = [name for name in NEEDED if name not in (reader.fieldnames or [])]
         if missing:
             raise InputError(path, f"no column {missing[0]!r}", f"the columns {NEEDED}")
-        rows = [_measured(row, f"{path}, line {number}") for number, row in enumerate(reader, start=2)]
+        rows = list(enumerate(reader, start=2))
     if not rows:
         raise InputError(path, "no row", "one row per measurement")
-    return rows
+    return [_measured(row, f"{path}, line {number}") for number, row in rows if row["what"] in KINDS]
 
 
 def _measured(row: dict[str, str], where: str) -> Measured:
