@@ -66,6 +66,18 @@ def test_shards_divide_the_test_subjects(costs: Costs) -> None:
         Forecast(configured(GAUSSIAN, shards=4), costs)
 
 
+def test_cohorts_trained_on_together_give_their_training_sides(costs: Costs) -> None:
+    config = configured(GAUSSIAN, trained_on=["self"])
+    both = {"field": config.cohorts["field"], "other": config.cohorts["field"]}
+    config = replace(config, cohorts=both, run=replace(config.run, trained_on=("self", "field+other")))
+    forecast = Forecast(config, costs)
+    assert [len(forecast.split_of("field+other").side(side)) for side in ("train", "val", "test")] == [10, 2, 3]
+    lines = {line.name: line for line in forecast.lines}
+    assert lines["train gaussian@field+other g"].after == ["preprocess field g", "preprocess other g"]
+    assert lines["train gaussian@field+other g"].notes == ["of 5 training volumes"]
+    assert lines["sample gaussian@field+other field g slices"].volumes == 3
+
+
 # Subjects -----------------------------------------------------------------------------------------------------------
 
 
@@ -120,8 +132,18 @@ def test_totals_of_a_small_configuration(costs: Costs) -> None:
     assert not lines["collect"].counted
 
 
-def test_k_1_alone_leaves_nothing_out(costs: Costs) -> None:
-    assert not lines_of(configured(GAUSSIAN), costs)["sample gaussian@field field g slices"].at_most
+@pytest.mark.parametrize(
+    ("sweep", "at_most"),
+    [
+        ({"K": [1], "axis": ["axial", "coronal"]}, False),
+        ({"K": [1, 2]}, True),
+        ({"K": [1], "policy": ["tilted"]}, True),
+        ({"K": [1], "thickness_mm": [5.0]}, True),
+    ],
+)
+def test_all_points_but_the_plainest_may_be_left_out(costs: Costs, sweep: dict, at_most: bool) -> None:
+    line = lines_of(configured(GAUSSIAN, {"slices": sweep}), costs)["sample gaussian@field field g slices"]
+    assert line.at_most is at_most
 
 
 def test_what_learns_nothing_is_not_counted(costs: Costs) -> None:

@@ -19,7 +19,7 @@ from xdiff.data.joint import join_splits
 from xdiff.data.phantom_brain import phantom_names
 from xdiff.data.split import Split, read_split, split_by_rule
 from xdiff.errors import InputError
-from xdiff.observation import points_of
+from xdiff.observation import Point, points_of
 from xdiff.train import load_module
 from xdiff.unit_costs import Cost, Costs, Wanted
 
@@ -231,7 +231,7 @@ class Forecast:
         volumes = len(points) * len(subjects)
         line = self._line(step, self._sharded(step, number), entry)
         line.volumes = volumes
-        line.at_most = any(point.K > 1 for point in points)  # sample.py leaves out a K that leaves too little unseen
+        line.at_most = not all(_is_plain(point) for point in points)
         line.notes = [f"{len(points)} points x {len(subjects)} subjects"]
         line.after = [f"preprocess {job.cohort} {job.grid}", f"train {job.method}@{job.trained_on} {job.grid}"]
         rows = len(self.split_of(job.trained_on).side("train")) if entry.learns else 0
@@ -245,6 +245,13 @@ class Forecast:
         scored = Line("evaluate", line.place, step.at, volumes=volumes, at_most=line.at_most, after=[line.name])
         scored.add(self.costs.find(self._wanted("evaluate", job.cohort, job.grid)), volumes, "evaluate")
         yield scored
+
+
+def _is_plain(point: Point) -> bool:
+    """Whether nothing can keep sample.py from doing the point: one thin section with all contrasts. Others it may leave out,
+    where too little would stay unseen, sections do not fit, or the method does not support them."""
+    everywhere = point.policy in ("uniform", "centre", "random")
+    return point.K == 1 and everywhere and not point.thickness_mm and point.contrasts_given == "all"
 
 
 def settings_of(entry: MethodEntry) -> tuple[Any, TrainingSettings | None]:

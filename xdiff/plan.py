@@ -134,15 +134,20 @@ def _weights_bytes(forecast: Forecast, line: Line, entry: MethodEntry) -> int:
 
 def text(forecast: Forecast, cores: int, piece_min: float, command: str) -> str:
     """A line per job, then totals and where the costs are from."""
-    rows = [("stage", "time", "memory", "gpu", "job", "note"), *(_cells(line) for line in forecast.lines)]
+    rows = [("stage", "time", "MiB", "gpu", "job", "note"), *(_cells(line) for line in forecast.lines)]
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     table = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[5]]).rstrip() for row in rows]
     return "\n".join([*table, "", *_totals(forecast, cores, piece_min), "", *_provenance(forecast, command)])
 
 
 def _cells(line: Line) -> tuple[str, ...]:
-    memory = f"{line.peak_mib:.0f}" if line.peak_mib else f"{line.mem_mb}*" if line.mem_mb else "?"
-    return line.stage, _time(line), memory if line.counted else "-", "yes" if line.gpu else "no", line.place, remarks(line)
+    gpu = "yes" if line.gpu else "no"
+    return line.stage, _time(line), _memory(line) if line.counted else "-", gpu, line.place, remarks(line)
+
+
+def _memory(line: Line) -> str:
+    """MiB as measured, else MB as asked for."""
+    return f"{line.peak_mib:.0f}" if line.peak_mib else f"{line.mem_mb}*" if line.mem_mb else "?"
 
 
 def remarks(line: Line) -> str:
@@ -163,10 +168,15 @@ def _time(line: Line) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`12 s`, `3.4 min`, `5.6 h`."""
-    if seconds < 60:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    """`0.4 s`, `12 s`, `3.4 min`, `5.6 h`."""
+    if seconds < 59.5:
+        return "< 0.1 s" if 0 < seconds < 0.05 else f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def size_of(count: float) -> str:
+    """`12.3 MiB`, `4.5 GiB`, of bytes."""
+    return f"{count / 2**20:.1f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
 
 
 def _totals(forecast: Forecast, cores: int, piece_min: float) -> list[str]:
@@ -175,16 +185,16 @@ def _totals(forecast: Forecast, cores: int, piece_min: float) -> list[str]:
     count, longest_s = pieces(lines, 60 * piece_min)
     used, total_s = disk(forecast), sum(line.seconds for line in lines)
     cpu_s = sum(line.seconds * line.threads for line in lines)
-    peaks = [max(line.peak_mib, 0 if line.peak_mib else line.mem_mb) for line in lines if line.counted]
-    parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in used._asdict().items())
+    largest = max((line for line in lines if line.counted), key=lambda line: line.peak_mib or line.mem_mb)
+    parts = ", ".join(f"{name} {size_of(size)}" for name, size in used._asdict().items())
     return [
         f"jobs            {len(lines)}",
         f"wall time       {at}{duration(makespan_s(lines, cores))} with {cores} cores, {at}{duration(total_s)} in one process",
         f"pieces          {at}{count} of {piece_min:g} min (bench --budget {piece_min:g}), the longest {duration(longest_s)}",
         f"CPU-hours       {at}{cpu_s / 3600:.2f} (time x threads)",
         f"GPU-hours       {at}{sum(line.seconds for line in lines if line.gpu) / 3600:.2f}",
-        f"disk            at most {sum(used) / 2**30:.2f} GiB, uncompressed, without raw data: {parts}",
-        f"largest memory  {max(peaks, default=0):.0f} MiB",
+        f"disk            at most {size_of(sum(used))}, uncompressed, without raw data: {parts}",
+        f"largest memory  {_memory(largest)} MiB",
     ]
 
 
@@ -196,7 +206,7 @@ def _provenance(forecast: Forecast, command: str) -> list[str]:
     if any(line.mem_mb and not line.peak_mib and line.counted for line in lines):
         found.append("*: MB as the entry asks for (mem_mb), not measured at this size; on a GPU, memory is the GPU's")
     if any(line.at_most for line in lines):
-        less = "points whose K leaves too little unseen are left out, and a training may stop by its patience"
+        less = "points may be left out (too little unseen, not supported), and a training may stop by its patience"
         found.append(f"<=: {less}; totals count them in full")
     if any(line.missing for line in lines):
         found.append(f"? and >=: not measured; {command} measures it (but not `generate`)")
