@@ -13,6 +13,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,20 +43,49 @@ class Task(NamedTuple):
     call: object
 
 
-def tasks(config: Config, out: Path, data_root: Path | None) -> Iterator[Task]:
+class Step(NamedTuple):
+    """What a task is about: its stage, and `at` = (cohort,), (cohort, grid), (trained_on, grid, method), a Job or nothing."""
+
+    stage: str
+    at: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> str:
+        if self.stage == "train":
+            origin, grid, method = self.at
+            return f"{method}@{origin} {grid}"
+        if self.stage == "sample":
+            job = Job(*self.at)
+            return f"{job.method}@{job.trained_on} {job.cohort} {job.grid} {job.sweep}"
+        return " ".join(self.at)
+
+    @property
+    def name(self) -> str:
+        return f"{self.stage} {self.place}".rstrip()
+
+
+def steps(config: Config) -> Iterator[Step]:
     """Everything a configuration asks for, in an order in which every input exists."""
     grid_jobs = jobs(config)
     stores = sorted({(name, job.grid) for job in grid_jobs for name in (job.cohort, *parts_of(job.trained_on))})
-    for cohort in sorted({name for name, _ in stores}):
-        yield Task(f"split {cohort}", lambda c=cohort: _split(config, c, out, data_root))
-    for cohort, grid in stores:
-        yield Task(f"preprocess {cohort} {grid}", lambda c=cohort, g=grid: _preprocess(config, c, g, out, data_root))
-    for origin, grid, method in sorted({(j.trained_on, j.grid, j.method) for j in grid_jobs}):
-        yield Task(f"train {method}@{origin} {grid}", lambda o=origin, g=grid, m=method: _train(config, o, g, m, out))
-    for job in grid_jobs:
-        name = f"sample {job.method}@{job.trained_on} {job.cohort} {job.grid} {job.sweep}"
-        yield Task(name, lambda j=job: _sample(config, j, out))
-    yield Task("collect", lambda: _collect(grid_jobs, out))
+    yield from (Step("split", (cohort,)) for cohort in sorted({name for name, _ in stores}))
+    yield from (Step("preprocess", store) for store in stores)
+    yield from (Step("train", at) for at in sorted({(j.trained_on, j.grid, j.method) for j in grid_jobs}))
+    yield from (Step("sample", job) for job in grid_jobs)
+    yield Step("collect")
+
+
+def tasks(config: Config, out: Path, data_root: Path | None) -> Iterator[Task]:
+    """The steps with what does them."""
+    calls = {
+        "split": lambda cohort: _split(config, cohort, out, data_root),
+        "preprocess": lambda cohort, grid: _preprocess(config, cohort, grid, out, data_root),
+        "train": lambda origin, grid, method: _train(config, origin, grid, method, out),
+        "sample": lambda *job: _sample(config, Job(*job), out),
+        "collect": lambda: _collect(jobs(config), out),
+    }
+    for step in steps(config):
+        yield Task(step.name, partial(calls[step.stage], *step.at))
 
 
 def _split(config: Config, cohort: str, out: Path, data_root: Path | None) -> None:
