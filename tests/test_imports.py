@@ -30,7 +30,7 @@ ORDER = (
     *("resident", "kinds", "local", "local_fit", "augment", "draws", "progress", "loop", "model"),
     *("train", "sample", "segment", "trust", "stats", "metrics"),
     *("markup", "layout", "posterior_checks", "ablation", "drawing", "panel", "captions", "step_sweep", "training_curves"),
-    "ablation_figure",
+    *("quality_vs_seconds", "ablation_figure"),
     *("tables", "figures", "report", "reference", "bench", "cli"),
 )
 SOURCES = sorted((ROOT / "xdiff").rglob("*.py"))
