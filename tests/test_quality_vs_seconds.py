@@ -84,7 +84,7 @@ def test_estimates_of_a_method_have_markers_of_their_own(plain: pd.DataFrame) ->
         ((1, 2, 3, 5, 10, 31), (), [1, 5, 10, 31]),
         ((1, 2, 3, 5, 10, 31), (3,), [1, 3, 10, 31]),
         ((1, 2, 3, 5, 10), (5,), [1, 2, 5, 10]),
-        ((1, 2, 3, 5, 10, 31), (1, 2, 3, 5, 10), [1, 2, 5, 10]),
+        ((1, 2, 3, 5, 10, 31), (1, 2, 3, 5, 10), [1, 3, 5, 10]),
         ((1, 3), (), [1, 3]),
         ((4,), (4,), [4]),
     ],
@@ -159,10 +159,7 @@ def test_a_mean_is_scored_by_its_standard_deviation_or_else_its_absolute_error(s
 
 
 def test_what_is_far_below_stands_on_the_lower_edge(plain: pd.DataFrame) -> None:
-    fig = figure(plain)
-    ax = fig.axes[0]
     best = expected(plain, "xdiff", 1)[1]
-    assert expected(plain, "unet", 1)[1] < best and expected(plain, "mednerf", 1)[1] < best - DEPTH_DB + 0.5
     deep = plain.assign(value=plain["value"].mask((plain["method"] == "mednerf") & (plain["metric"] == "psnr"), 3.0))
     ax = figure(deep).axes[0]
     assert ax.get_ylim()[0] == pytest.approx(best - DEPTH_DB)

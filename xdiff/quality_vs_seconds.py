@@ -253,7 +253,9 @@ def _notes(shown: Quality, rows: pd.DataFrame) -> str:
     """What the figure does not show as it is."""
     others = "; ".join(f"{device or 'an unnamed device'}: {', '.join(names)}" for device, names in shown.left_out.items())
     notes = f" Left out, since times of two devices are never compared: {others}." if others else ""
-    notes += " Dotted: the gaussian row, timed elsewhere." if any(len(block.floor) for block in shown.blocks) else ""
+    notes += (
+        " Dotted: the gaussian row, which has no time on this device." if any(len(block.floor) for block in shown.blocks) else ""
+    )
     psnr = rows[rows["measure"] == "psnr"]
     deep = psnr["mean"] < psnr.groupby(POINT)["mean"].transform("max") - DEPTH_DB
     notes += f" Rows more than {DEPTH_DB} dB below the best of a panel stand on its lower edge." if deep.any() else ""
