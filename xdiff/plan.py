@@ -69,7 +69,7 @@ def pieces(lines: Sequence[Line], piece_s: float) -> tuple[int, float]:
     its end."""
     count, used, longest = 1, 0.0, 0.0
     for line in lines:
-        if used >= piece_s and line.stage != "evaluate":  # which bench does in one task with its `sample`
+        if used >= piece_s:
             count, used = count + 1, 0.0
         used += line.seconds
         if line.stage == "train" and used > piece_s:

@@ -25,9 +25,10 @@ run() {
     python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target /tmp/site .carry/wheels/*.whl
     export PYTHONPATH=/tmp/site PYTHONUNBUFFERED=1
     python3 -m xdiff.bench "$@" --data-root .carry/data --out results --budget "$minutes" 2>&1 | tee "$OUT/log.txt" || status=$?
-    mkdir -p results/metrics results/models # where the time was over before there was anything
+    mkdir -p results/{metrics,models,data,benchmarks} # where the time was over before there was anything
     # not the cores, nor weights that hold one: they are large, and a CPU fits them again in minutes
-    (cd results && find metrics models -type f ! -path '*/core-*' ! -path '*/warps-*' ! -path '*/tensorboard/*' \
+    (cd results && find metrics models data benchmarks -type f ! -path 'data/*/volumes/*' \
+        ! -path '*/core-*' ! -path '*/warps-*' ! -path '*/tensorboard/*' \
         \( ! -name '*.safetensors' -o -path '*/network-*' \) -print0) >"$OUT/.list"
     tar -C results --null -T "$OUT/.list" -cz | split -b 15M - "$OUT/results.tgz."
     rm "$OUT/.list"
