@@ -31,7 +31,7 @@ ORDER = (
     *("train", "sample", "segment", "trust", "stats", "metrics"),
     *("markup", "layout", "posterior_checks", "ablation", "drawing", "panel", "captions", "step_sweep", "training_curves"),
     "ablation_figure",
-    *("tables", "figures", "report", "reference", "bench", "cli"),
+    *("tables", "figures", "report", "reference", "official_networks", "official", "bench", "cli"),
 )
 SOURCES = sorted((ROOT / "xdiff").rglob("*.py"))
 
