@@ -132,6 +132,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--official", type=Path, metavar="OUT.tsv", help=official)
     parser.add_argument("--repeats", type=int, default=5, help="timed calls of each row of --official")
     args = parser.parse_args(argv)
+    if args.official and args.preset:
+        parser.error("--official measures without a preset")
     if args.official:
         finished = _official(args.official, args.repeats, args.budget)
     else:

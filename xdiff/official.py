@@ -106,7 +106,7 @@ def _measured(case: Case, network: nn.Module, repeats: int, device: torch.device
     with torch.inference_mode(), _in_precision(case.precision, device):
         times = seconds(call_of(case.what, network, case.batch, device), repeats, device)
     load = max(before, os.getloadavg()[0])
-    notes = [f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters"]
+    notes = [f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters, {network.library}"]
     notes += [f"load {load:.1f} on {torch.get_num_threads()} threads"] if load > torch.get_num_threads() else []
     q25, median, q75 = np.percentile(times, [25, 50, 75])
     print(f"bench: {median:8.3f} s  {case.what}, batch {case.batch}, {case.precision}", flush=True)

@@ -33,7 +33,9 @@ class UNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = _imported("diffusers").UNet2DConditionModel(
+        diffusers = _imported("diffusers")
+        self.library = f"diffusers {diffusers.__version__}"
+        self.net = diffusers.UNet2DConditionModel(
             sample_size=LATENT[1],
             in_channels=2 * LATENT[0],
             out_channels=LATENT[0],
@@ -54,7 +56,9 @@ class VAE(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = _imported("diffusers").AutoencoderKL(
+        diffusers = _imported("diffusers")
+        self.library = f"diffusers {diffusers.__version__}"
+        self.net = diffusers.AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
             block_out_channels=(128, 256, 512, 512),
@@ -76,6 +80,7 @@ class CLIP(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         transformers = _imported("transformers")
+        self.library = f"transformers {transformers.__version__}"
         config = transformers.CLIPVisionConfig(
             hidden_size=1024,
             intermediate_size=4096,
@@ -94,7 +99,7 @@ class CLIP(nn.Module):
 
 
 def build(name: str) -> nn.Module:
-    """A network, "unet", "vae" or "clip", with random weights. InputError where the extra [official] is not installed."""
+    """A network, "unet", "vae" or "clip", with random weights; its `library` names where it is from. InputError where the extra [official] is not installed."""
     return {"unet": UNet, "vae": VAE, "clip": CLIP}[name]()
 
 
