@@ -99,7 +99,8 @@ class CLIP(nn.Module):
 
 
 def build(name: str) -> nn.Module:
-    """A network, "unet", "vae" or "clip", with random weights; its `library` names where it is from. InputError where the extra [official] is not installed."""
+    """A network, "unet", "vae" or "clip", with random weights; its `library` says where it is from. InputError where the extra
+    [official] is not installed."""
     return {"unet": UNet, "vae": VAE, "clip": CLIP}[name]()
 
 
