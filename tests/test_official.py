@@ -198,25 +198,16 @@ def test_a_volume_costs_its_sections_times_steps_and_the_rest_once() -> None:
     """By hand: a section is 0.1 + 0.2 + 0.3 and its steps of 0.05; 155 sections one by one, or five batches of 32, the last
     one with 27."""
     rows = rows_of(1, FLOAT32, 0.1, 0.2, 0.3, 0.05) + rows_of(32, BFLOAT16, 0.5, 1.0, 1.5, 0.2)
-    found = {(row["batch"], int(row["steps"])): float(row["median_s"]) for row in volume_rows(rows)}
-    assert found == pytest.approx(
-        {
-            ("1", 199): 155 * 10.55,
-            ("1", 50): 155 * 3.1,
-            ("1", 1000): 155 * 50.6,
-            ("32", 199): 5 * 42.8,
-            ("32", 50): 5 * 13.0,
-            ("32", 1000): 5 * 203.0,
-        }
-    )
+    found = {(row["batch"], row["steps"]): float(row["median_s"]) for row in volume_rows(rows)}
+    one = {("1", "199"): 155 * 10.55, ("1", "50"): 155 * 3.1, ("1", "1000"): 155 * 50.6}
+    assert found == pytest.approx(one | {("32", "199"): 5 * 42.8, ("32", "50"): 5 * 13.0, ("32", "1000"): 5 * 203.0})
 
 
 def test_volume_rows_are_labelled_computed_and_claim_no_spread() -> None:
     row = volume_rows(rows_of(1, FLOAT32, 0.1, 0.2, 0.3, 0.05))[0]
     assert row["note"] == "computed: 155 x (199 x official_step + official_clip + official_encode + official_decode)"
-    assert (row["what"], row["method"], row["estimate"], row["shape"]) == (
-        *("official_volume", "xdiff_official", "sample", "256x256x155"),
-    )
+    assert [row[column] for column in ("what", "method", "estimate")] == ["official_volume", "xdiff_official", "sample"]
+    assert row["shape"] == "256x256x155"
     assert row["evaluations"] == str(2 * 155 * 199)
     assert [row[column] for column in ("repeats", "q25_s", "q75_s", "peak_mib")] == [""] * 4
 
@@ -326,6 +317,9 @@ def test_without_the_extra_it_is_named_with_its_command(monkeypatch: pytest.Monk
 # The networks themselves -------------------------------------------------------------------------------------------
 
 
+RETURNED = [(1, 1, 768), (1, 4, 32, 32), (1, 3, 256, 256), (1, 4, 32, 32)]  # by clip, encode, decode, step
+
+
 def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
@@ -347,15 +341,7 @@ def test_the_networks_have_the_sizes_of_the_published_ones() -> None:
 
 @needs_extra
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("what", "shape"),
-    [
-        ("official_clip", (1, 1, 768)),
-        ("official_encode", (1, 4, 32, 32)),
-        ("official_decode", (1, 3, 256, 256)),
-        ("official_step", (1, 4, 32, 32)),
-    ],
-)
+@pytest.mark.parametrize(("what", "shape"), zip(official.NETWORK_OF, RETURNED, strict=True))
 def test_each_call_returns_what_the_next_network_takes(what: str, shape: tuple[int, ...]) -> None:
     network = build(official.NETWORK_OF[what]).eval()
     with torch.inference_mode():
