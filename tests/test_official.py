@@ -341,7 +341,7 @@ def test_the_networks_have_the_sizes_of_the_published_ones() -> None:
 
 @needs_extra
 @pytest.mark.slow
-@pytest.mark.parametrize(("what", "shape"), zip(official.NETWORK_OF, RETURNED, strict=True))
+@pytest.mark.parametrize(("what", "shape"), list(zip(official.NETWORK_OF, RETURNED, strict=True)))
 def test_each_call_returns_what_the_next_network_takes(what: str, shape: tuple[int, ...]) -> None:
     network = build(official.NETWORK_OF[what]).eval()
     with torch.inference_mode():
