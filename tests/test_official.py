@@ -150,6 +150,15 @@ def test_bfloat16_rows_run_under_autocast_with_channels_last_and_float32_rows_as
     assert not torch.is_autocast_enabled("cpu")
 
 
+def test_all_rows_of_a_run_carry_the_commit_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashes = iter(["old\n", *["new\n"] * 9])
+    monkeypatch.setattr(official.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=next(hashes)))
+    official._commit.cache_clear()
+    measure(tmp_path / "official.tsv", 1, networks=Shelf(), device=CPU)
+    official._commit.cache_clear()
+    assert set(table(tmp_path / "official.tsv")["commit"]) == {"old"}
+
+
 def test_warm_up_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first call takes 100 s, the n-th after it n: of a clock that only calls move."""
     clock = SimpleNamespace(now=0.0, calls=0)
@@ -182,16 +191,8 @@ def test_less_than_one_repeat_is_refused(tmp_path: Path) -> None:
 
 def rows_of(batch: int, precision: str, clip: float, encode: float, decode: float, step: float) -> list[dict[str, str]]:
     times = {"official_clip": clip, "official_encode": encode, "official_decode": decode, "official_step": step}
-    same = {
-        "batch": str(batch),
-        "precision": precision,
-        "device": "d",
-        "threads": "2",
-        "torch": "t",
-        "commit": "c",
-        "date": "day",
-    }
-    return [dict.fromkeys(COLUMNS, "") | same | {"what": what, "median_s": str(time)} for what, time in times.items()]
+    same = dict.fromkeys(COLUMNS, "") | {"batch": str(batch), "precision": precision}
+    return [same | {"what": what, "median_s": str(time)} for what, time in times.items()]
 
 
 def test_a_volume_costs_its_sections_times_steps_and_the_rest_once() -> None:

@@ -9,6 +9,7 @@ A measured row is one call of one network, alone in memory; what a volume costs 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import os
@@ -78,6 +79,7 @@ def measure(
     if repeats < 1:
         raise InputError("--repeats", repeats, "at least 1")
     device = device or training_device()
+    _commit()  # of the code that runs, whatever is committed meanwhile
     rows = read_rows(out, _settings(device, repeats))
     done = {(row["what"], int(row["batch"]), row["precision"]) for row in rows}
     pending = [case for case in cases(device) if case not in done]
@@ -167,8 +169,9 @@ def _settings(device: torch.device, repeats: int) -> dict[str, str]:
     return {key: str(value) for key, value in shared.items()}
 
 
+@functools.cache
 def _commit() -> str:
-    """Short hash of the checkout; empty where there is none to ask."""
+    """Short hash of the checkout when first asked; empty where there is none to ask."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -208,7 +211,7 @@ def _volume_row(of: dict[str, dict[str, str]], steps: int, batch: int, precision
         evaluations=2 * SECTIONS * steps,
         batch=batch,
         precision=precision,
-        median_s=f"{volume_s(of, steps, batch):.6g}",
+        median_s=f"{volume_s(of, steps, batch):.2f}",
         note=f"computed: {formula}",
         **{key: step[key] for key in ("device", "threads", "torch", "commit", "date")},
     )
