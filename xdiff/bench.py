@@ -233,9 +233,24 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("results"))
     budget = "start no task after this long, and stop a training at its next step"
     parser.add_argument("--budget", type=float, default=float("inf"), metavar="MINUTES", help=budget)
+    official = "measure what the official pipeline costs per volume, in place of a preset (xdiff/official.py)"
+    parser.add_argument("--official", type=Path, metavar="OUT.tsv", help=official)
+    parser.add_argument("--repeats", type=int, default=5, help="timed calls of each row of --official")
     args = parser.parse_args(argv)
-    if not run(load_config([args.config, *args.preset]), args.out, args.data_root, args.budget):
+    if args.official and args.preset:
+        parser.error("--official measures without a preset")
+    if args.official:
+        finished = _official(args.official, args.repeats, args.budget)
+    else:
+        finished = run(load_config([args.config, *args.preset]), args.out, args.data_root, args.budget)
+    if not finished:
         sys.exit(UNFINISHED)
+
+
+def _official(out: Path, repeats: int, budget_min: float) -> bool:
+    from xdiff.official import measure  # torch, which a grid of trivial methods starts without
+
+    return measure(out, repeats, budget_min)
 
 
 if __name__ == "__main__":
