@@ -1,6 +1,8 @@
 """A preset's whole grid in one process, without Snakemake: for a machine that has torch and a GPU but no network.
 
     python -m xdiff.bench workflow/presets/real-brains-48.yaml --data-root DIR --out results --budget 9
+    python -m xdiff.bench workflow/presets/real-brains-48.yaml --timing timing.tsv --sizes 48,2mm
+    python -m xdiff.bench --official official.tsv
 
 Same functions, same folders and same resume keys as the workflow, so that either can go on where the other stopped.
 With --budget it stops cleanly after that many minutes, between two jobs or two steps of a training, with exit status 75; the
@@ -235,16 +237,37 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--budget", type=float, default=float("inf"), metavar="MINUTES", help=budget)
     official = "measure what the official pipeline costs per volume, in place of a preset (xdiff/official.py)"
     parser.add_argument("--official", type=Path, metavar="OUT.tsv", help=official)
-    parser.add_argument("--repeats", type=int, default=5, help="timed calls of each row of --official")
+    timing = "measure what the preset's methods cost on this machine instead of running it (xdiff/timing.py)"
+    parser.add_argument("--timing", type=Path, metavar="OUT.tsv", help=timing)
+    parser.add_argument(
+        "--sizes", default="64,2mm,1p5mm", help="of --timing, with commas: 64, 2mm, 1p5mm, brats, or a grid's name"
+    )
+    parser.add_argument("--methods", default="", help="of --timing, with commas; else those of the preset")
+    parser.add_argument("--repeats", type=int, default=5, help="timed calls of each row of --timing and --official")
     args = parser.parse_args(argv)
-    if args.official and args.preset:
+    if args.official and (args.preset or args.timing):
         parser.error("--official measures without a preset")
     if args.official:
         finished = _official(args.official, args.repeats, args.budget)
+    elif args.timing:
+        finished = _timing(load_config([args.config, *args.preset]), args)
     else:
         finished = run(load_config([args.config, *args.preset]), args.out, args.data_root, args.budget)
     if not finished:
         sys.exit(UNFINISHED)
+
+
+def _timing(config: Config, args: argparse.Namespace) -> bool:
+    from xdiff.timing import measure
+
+    methods = args.methods.split(",") if args.methods else [name for name in config.run.methods if _on_any_volume(config, name)]
+    return measure(config, args.sizes.split(","), methods, args.timing, args.repeats, args.budget)
+
+
+def _on_any_volume(config: Config, method: str) -> bool:
+    """False for what needs to know the law of a cohort's random fields."""
+    cohorts = config.methods[method].only.cohorts
+    return not cohorts or any(config.cohorts[name].layout != "gaussian-field" for name in cohorts)
 
 
 def _official(out: Path, repeats: int, budget_min: float) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xdiff.bench import REPOSITORY, Step, steps
-from xdiff.config import EMBEDDED, Config, Job, MethodEntry, from_dict, parts_of, raw_folder
+from xdiff.config import EMBEDDED, Config, Job, MethodEntry, parts_of, raw_folder
 from xdiff.data.cohorts import find_subjects
 from xdiff.data.gaussian_field import field_names
 from xdiff.data.joint import join_splits
@@ -256,16 +256,9 @@ def _is_plain(point: Point) -> bool:
 
 def settings_of(entry: MethodEntry) -> tuple[Any, TrainingSettings | None]:
     """CoreSettings of an entry that fits a core, else None; and its TrainingSettings where it iterates. Loads its module."""
-    from xdiff.local_fit import CoreSettings  # torch, which a table of costs needs not
-    from xdiff.loop import TrainingSettings
+    from xdiff import sizes  # torch, which a table of costs needs not
 
-    module = load_module(entry)
-    own = getattr(module, "Settings", None)
-    if isinstance(own, type) and issubclass(own, TrainingSettings):
-        settings = own.of(entry.params)
-        return settings.core, settings
-    core = from_dict(CoreSettings, entry.params, "methods.*.params") if hasattr(module, "fit_core") else None
-    return core, None
+    return sizes.core_of(entry), sizes.settings_of(entry)
 
 
 def planned_split(config: Config, cohort: str, data_root: Path | None = None) -> Split:

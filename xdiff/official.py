@@ -2,8 +2,10 @@
 
     python -m xdiff.bench --official results/official.tsv --repeats 5 --budget 9
 
-The released code draws the 155 sections of a BraTS volume one at a time: 199 DDIM steps each, in float32, and its UNet is
-called with a doubled batch for guidance. Time does not depend on weights, so random ones do (xdiff/official_networks.py).
+Drawn as the released code's `sample_model` would (its main never calls it: it saves the VAE's copy of the input): the 155
+sections of a BraTS volume one at a time, 199 DDIM steps each, in float32, and the UNet called with a doubled batch for
+guidance. Time does not depend on weights, so random ones do (xdiff/official_networks.py). The condition is counted as encoded
+once per section; `sample_model` does it twice.
 A measured row is one call of one network, alone in memory; what a volume costs is computed from the rows, and says so.
 """
 
