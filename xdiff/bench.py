@@ -60,7 +60,7 @@ def tasks(config: Config, out: Path, data_root: Path | None) -> Iterator[Task]:
     yield from _data_tasks(config, stores, out, data_root)
     for origin, grid, method in sorted({(j.trained_on, j.grid, j.method) for j in grid_jobs}):
         settings = _settings(config, parts_of(origin), grid, method)
-        makes = (out / "models" / origin / grid / method, out / "models" / origin / grid / f"{method}.checkpoints")
+        makes = (out / "models" / origin / grid,)  # all of it: parts that methods share stand beside them, with their checkpoints
         call = partial(_train, config, origin, grid, method, out)
         yield Task(f"train {method}@{origin} {grid}", call, f"train/{origin}/{grid}/{method}", makes, settings)
     for job in grid_jobs:
