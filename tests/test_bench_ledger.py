@@ -13,7 +13,6 @@ import pytest
 from conftest import PRESETS, REPOSITORY
 
 from xdiff import bench, reference
-from xdiff.bench import Task
 from xdiff.budget import OutOfTime
 from xdiff.config import load_config
 from xdiff.report import main, read_ledger
@@ -110,7 +109,11 @@ def test_a_reference_can_be_kept_of_a_bench_run_as_it_is(finished: Path, configs
 
 
 def test_a_training_in_pieces_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configs: list[Path]) -> None:
-    checkpoint, steps = tmp_path / "models/u.checkpoints/last.pt", []
+    planned = next(
+        t for t in bench.tasks(load_config(configs), tmp_path, None) if t.name == "train linear@gaussian-field field16"
+    )
+    # where a network that methods share is trained: beside the folder of the method
+    checkpoint, steps = tmp_path / "models/gaussian-field/field16/network-0c19.checkpoints/last.pt", []
 
     def training() -> None:
         steps.append("step")
@@ -119,9 +122,8 @@ def test_a_training_in_pieces_adds_up(tmp_path: Path, monkeypatch: pytest.Monkey
         if len(steps) < 3:
             raise OutOfTime(f"step {len(steps)} of 3")
 
-    task = Task("train u", training, "train/c/g/u", (checkpoint.parent,), "a1")
-    monkeypatch.setattr(bench, "tasks", lambda *_: iter([task]))
+    monkeypatch.setattr(bench, "tasks", lambda *_: iter([planned._replace(call=training)]))
     ends = [bench.run(load_config(configs), tmp_path, None, 9.0) for _ in range(3)]
     assert ends == [False, False, True]
-    table = pd.read_csv(tmp_path / "benchmarks/train/c/g/u.tsv", sep="\t")
+    table = pd.read_csv(tmp_path / "benchmarks/train/gaussian-field/field16/linear.tsv", sep="\t")
     assert len(table) == 3 and read_ledger(tmp_path / "benchmarks")["seconds"].item() == pytest.approx(table["s"].sum())

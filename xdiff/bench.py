@@ -119,7 +119,7 @@ def _preprocess_tasks(config: Config, cohort: str, grid: str, out: Path, data_ro
 def _train_tasks(config: Config, origin: str, grid: str, method: str, out: Path) -> Iterator[Task]:
     folder = out / "models" / origin / grid
     call, settings = partial(_train, config, origin, grid, method, out), _settings(config, parts_of(origin), grid, method)
-    makes = (folder / method, folder / f"{method}.checkpoints")
+    makes = (folder,)  # all of it: parts that methods share stand beside them, with their checkpoints
     yield Task(Step("train", (origin, grid, method)).name, call, f"train/{origin}/{grid}/{method}", makes, settings)
 
 
