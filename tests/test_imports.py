@@ -31,7 +31,7 @@ ORDER = (
     *("train", "sample", "segment", "trust", "stats", "metrics"),
     *("markup", "layout", "posterior_checks", "ablation", "drawing", "panel", "captions", "step_sweep", "training_curves"),
     *("quality_vs_seconds", "ablation_figure", "tables", "figures", "report", "reference"),
-    *("sizes", "timing", "official_networks", "official", "bench", "unit_costs", "forecast", "plan", "cli"),
+    *("clocks", "sizes", "timing", "official_networks", "official", "bench", "unit_costs", "forecast", "plan", "cli"),
 )
 SOURCES = sorted((ROOT / "xdiff").rglob("*.py"))
 

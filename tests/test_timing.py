@@ -14,10 +14,12 @@ from conftest import REPOSITORY
 from torch import nn
 
 from xdiff import sizes, timing
+from xdiff.clocks import NetworkClock
 from xdiff.config import Config, MethodEntry, load_config
 from xdiff.errors import InputError, NotSupported
 from xdiff.sizes import Size, prepare, rows_at, size_of, untrained, volume, weights_at
-from xdiff.timing import COLUMNS, Table, measure, network_clock, row_of
+from xdiff.timing import COLUMNS, Table, measure, row_of
+from xdiff.unit_costs import Wanted, read_costs
 
 TINY = Size("24", (24, 24, 24), 8.0)
 
@@ -59,7 +61,7 @@ def test_a_cohort_is_preprocessed_as_any_is(tmp_path: Path) -> None:
     assert len(made.split.side("train")) == 2 and len(made.split.side("test")) == 1
     raw = volume(TINY, int(made.split.side("test")[0][-3:]))
     stored = made.store.volume(made.split.side("test")[0])
-    assert np.corrcoef(stored.ravel(), raw.ravel())[0, 1] > 0.99
+    assert np.corrcoef(stored.ravel(), raw.ravel())[0, 1] > 0.97
 
 
 def test_training_volumes_are_as_many_as_memory_lets_in(config: Config) -> None:
@@ -128,7 +130,7 @@ def test_evaluations_are_counted_and_networks_take_a_part_of_the_time(measured: 
         assert rows["reconstruct", "unet", k, "mean"]["rows"] == str(sizes.ROWS)
         for method in ("unet", "xdiff"):
             whole, part = (rows[what, method, k, "mean"] for what in ("reconstruct", "network"))
-            assert float(part["q25_s"]) < float(whole["q75_s"])
+            assert float(part["median_s"]) < float(whole["median_s"])
     assert ("reconstruct", "linear", "1", "mean") not in rows  # min_k: 2
     assert rows["reconstruct", "linear", "5", "mean"]["rows"] == "0"
     assert rows["train_step", "xdiff", "", ""]["batch"] == "1"
@@ -141,6 +143,7 @@ def test_what_is_there_is_not_measured_again(config: Config, measured: Path, mon
         raise AssertionError("measured again")
 
     monkeypatch.setattr(timing, "seconds_of", never)
+    monkeypatch.setattr(timing, "timed", never)
     assert measure(config, ["24"], ["linear", "unet", "xdiff"], measured, repeats=3)
     assert measured.read_text() == before
 
@@ -175,11 +178,12 @@ def test_what_does_not_fit_is_a_note_and_the_rest_goes_on(
         def reconstruct(self, *_: Any) -> None:
             raise error
 
-    monkeypatch.setattr("baselines.interpolation.load", lambda weights: Large())
-    assert measure(config, ["24"], ["linear", "zeros"], tmp_path / "t.tsv", repeats=3)
+    monkeypatch.setattr("baselines.trivial.load", lambda weights: Large())
+    assert measure(config, ["24"], ["zeros", "linear"], tmp_path / "t.tsv", repeats=3)
     rows = {row["method"]: row for row in read(tmp_path / "t.tsv") if row["what"] == "reconstruct"}
-    assert type(error).__name__ in rows["linear"]["note"] and rows["linear"]["median_s"] == ""
-    assert float(rows["zeros"]["median_s"]) > 0 and rows["zeros"]["note"] == ""
+    assert type(error).__name__ in rows["zeros"]["note"] and rows["zeros"]["median_s"] == ""
+    assert float(rows["linear"]["median_s"]) > 0 and rows["linear"]["note"] == ""
+    assert read_costs([tmp_path / "t.tsv"]).find(Wanted("reconstruct", TINY.shape, 1, "zeros", "baselines.trivial")) is None
 
 
 def test_bad_requests_are_named(config: Config, tmp_path: Path) -> None:
@@ -192,24 +196,22 @@ def test_bad_requests_are_named(config: Config, tmp_path: Path) -> None:
         measure(config, ["24"], ["linear"], tmp_path / "t.tsv")
 
 
-def test_the_clock_of_a_network_adds_up_its_parts_once() -> None:
-    class Slow(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            for _ in range(30):
-                x = x @ x / x.norm()
-            return x
-
+def test_the_clock_of_a_network_adds_up_its_parts_until_it_is_removed() -> None:
     class Both(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.trunk, self.sections = Slow(), Slow()
+            self.trunk, self.sections = nn.Linear(500, 500), nn.Linear(500, 500)
 
-    network = Both()
-    with network_clock(network) as spent:
-        network.trunk(torch.eye(100))
-        network.sections(torch.eye(100))
-        network.sections(torch.eye(100))
-    assert len(spent) == 3 and all(s > 0 for s in spent)
-    network.trunk(torch.eye(100))
-    assert len(spent) == 3
+    network, clock = (made := Both()), NetworkClock(made)
+    network.trunk(torch.ones(500, 500))
+    network.sections(torch.ones(500, 500))
+    assert len(clock.marks) == 2
+    spans = [b - a for a, b in clock.marks]
+    assert min(spans) > 0 and clock.take() == pytest.approx(sum(spans)) and clock.take() == 0
+    clock.remove()
+    network.trunk(torch.ones(500, 500))
+    assert clock.take() == 0
+
+
+def test_a_method_that_fits_no_core_has_none() -> None:
     assert sizes.core_of(MethodEntry("baselines.interpolation", {"kind": "linear"})) is None

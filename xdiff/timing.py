@@ -14,7 +14,6 @@ import functools
 import math
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,8 +27,10 @@ from torch import nn
 from xdiff import __version__
 from xdiff.budget import OutOfTime, time_budget, time_left_s
 from xdiff.checkpoint import read_weights
+from xdiff.clocks import SLOW_S, NetworkClock, seconds_of, timed
 from xdiff.config import Config, MethodEntry, Sweep, digest
 from xdiff.cuda import fast_kernels, training_device
+from xdiff.draws import ECHO
 from xdiff.errors import InputError, NotSupported
 from xdiff.ledger import forget_peak, peak_mib
 from xdiff.local import Core
@@ -59,57 +60,11 @@ COLUMNS = (
 ).split()
 SAME = "what method module size K estimate steps device threads version settings".split()  # of a row that is there already
 KS, STEPS = (1, 5, 31), 8
-SLOW_S = 20.0  # a call that takes longer is warmed up once, not twice
+UNFIT = (MemoryError, torch.OutOfMemoryError, NotSupported)  # a row says so, the others are measured
 TRAIN_STEPS = 12
 FIT_VALUES = 150_000  # voxels times contrasts up to which a fit is measured: it is minutes there
 TRAINED_VALUES = 4_000_000  # up to which training is
 SMALL = 24  # voxels along an axis of what weights are made on
-
-
-# Clocks -------------------------------------------------------------------------------------------------------------
-
-
-def synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def seconds_of(call: Callable[[], Any]) -> float:
-    synchronise()
-    start = time.perf_counter()
-    call()
-    synchronise()
-    return time.perf_counter() - start
-
-
-def timed(call: Callable[[], Any], repeats: int) -> list[float]:
-    """Seconds of `repeats` calls after one or two that warm up."""
-    if seconds_of(call) < SLOW_S:
-        seconds_of(call)
-    return [seconds_of(call) for _ in range(repeats)]
-
-
-@contextmanager
-def network_clock(network: nn.Module) -> Iterator[list[float]]:
-    """Inside, the seconds of every call of the network, or of its parts where it is X-Diffusion's, are appended."""
-    spent: list[float] = []
-    started: list[float] = []
-
-    def before(*_: Any) -> None:
-        synchronise()
-        started.append(time.perf_counter())
-
-    def after(*_: Any) -> None:
-        synchronise()
-        spent.append(time.perf_counter() - started.pop())
-
-    parts = [network.trunk, network.sections] if hasattr(network, "sections") else [network]
-    hooks = [h for p in parts if p is not None for h in (p.register_forward_pre_hook(before), p.register_forward_hook(after))]
-    try:
-        yield spent
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 # The table ----------------------------------------------------------------------------------------------------------
@@ -175,9 +130,9 @@ def row_of(what: str, size: Size, name: str = "", entry: MethodEntry | None = No
 
 
 @contextmanager
-def _memory() -> Iterator[Callable[[], int]]:
-    """Yields a function that tells the largest memory since, in MiB: of the device on CUDA, else of the process."""
-    if torch.cuda.is_available():
+def _memory(device: str) -> Iterator[Callable[[], int]]:
+    """Yields a function that tells the largest memory since, in MiB: of the GPU where a row is of one, else of the process."""
+    if torch.cuda.is_available() and device == torch.cuda.get_device_name():
         torch.cuda.reset_peak_memory_stats()
         yield lambda: torch.cuda.max_memory_allocated() // 2**20
     else:
@@ -186,6 +141,10 @@ def _memory() -> Iterator[Callable[[], int]]:
 
 
 # What is measured ---------------------------------------------------------------------------------------------------
+
+
+def _note(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error)[:100]}".replace("\n", " ")
 
 
 class Timing:
@@ -206,7 +165,10 @@ class Timing:
             self._fit(size, name, entry)
             self._reconstruct(size, prepared, name, entry)
             if settings_of(entry) and size.values <= TRAINED_VALUES:
-                self._train(size, prepared, name, entry)
+                try:
+                    self._train(size, prepared, name, entry)
+                except UNFIT as error:
+                    self.table.add(row_of("train_step", size, name, entry), [], note=_note(error))
 
     def small_weights(self, name: str, contrasts: int) -> Path:
         """Weights of a method, trained on small volumes of so many contrasts in seconds."""
@@ -235,10 +197,13 @@ class Timing:
             self.table.add(row, timed(both, self.repeats))
         row = row_of("evaluate", size)
         if not self.table.has(row):
-            out, entry = self.folder / size.name / "scored", MethodEntry("baselines.trivial", {"kind": "zeros"}, learns=False)
-            train("zeros", entry, prepared.store, prepared.split, out / "weights")
+            out, entry = (
+                self.folder / size.name / "scored",
+                MethodEntry("baselines.interpolation", {"kind": "nearest"}, learns=False),
+            )
+            train("nearest", entry, prepared.store, prepared.split, out / "weights")
             sample(entry, out / "weights", prepared.store, prepared.split, Sweep(K=(5,)), out)
-            self.table.add(row, timed(lambda: evaluate(out / "manifest-1-of-1.tsv"), max(1, self.repeats // 2)))
+            self.table.add(row, timed(lambda: evaluate(out / "manifest-1-of-1.tsv"), self.repeats))
 
     def _fit(self, size: Size, name: str, entry: MethodEntry) -> None:
         """What is done once, by methods that do not iterate: of the others it is the core's."""
@@ -248,7 +213,7 @@ class Timing:
         if self.table.has(row):
             return
         whole, out = prepare(size, ROWS, self.folder / f"{size.name}-whole"), self.folder / "fitted" / name
-        with _memory() as peak:
+        with _memory(row["device"]) as peak:
             self.table.add(row, [seconds_of(lambda: train(name, entry, whole.store, whole.split, out))], peak_mib=peak())
 
     def _reconstruct(self, size: Size, prepared: Prepared, name: str, entry: MethodEntry) -> None:
@@ -270,28 +235,33 @@ class Timing:
                     weights = weights_at(size, self.small_weights(name, size.contrasts), entry, folder)
                     method = load_module(entry).load(weights)
                 self._one(method, observation, row, estimate)
-            except (MemoryError, torch.OutOfMemoryError, NotSupported) as error:
-                self.table.add(row, [], note=f"{type(error).__name__}: {str(error)[:100]}".replace("\n", " "))
+            except UNFIT as error:
+                self.table.add(row, [], note=_note(error))
 
     def _one(self, method: Any, observation: Observation, row: dict[str, Any], estimate: str) -> None:
+        """Reconstructions, and in the same calls what the network takes of them."""
         generator, evaluations = np.random.default_rng(0), 0
+        network = getattr(method, "network", None)
+        clock = NetworkClock(network) if isinstance(network, nn.Module) else None
 
         def call() -> None:
             nonlocal evaluations
             evaluations = method.reconstruct(observation, row["steps"], estimate, generator)[2]
 
-        with _memory() as peak:
-            seconds = timed(call, self.repeats)
-            self.table.add(row, seconds, evaluations=evaluations, peak_mib=peak())
-        network = getattr(method, "network", None)
-        if isinstance(network, nn.Module):
-            with network_clock(network) as spent:
-                inside = []
-                for _ in range(self.repeats):
-                    spent.clear()
-                    call()
-                    inside.append(sum(spent))
+        with _memory(row["device"]) as peak:
+            if seconds_of(call) < SLOW_S:  # warmed once where it is slow
+                seconds_of(call)
+            whole, inside = [], []
+            for _ in range(self.repeats):
+                if clock:
+                    clock.take()
+                whole.append(seconds_of(call))
+                inside.append(clock.take() if clock else 0.0)
+            memory = peak()
+        if clock:  # first: what has a row of a reconstruction is not measured again
+            clock.remove()
             self.table.add({**row, "what": "network"}, inside, evaluations=evaluations)
+        self.table.add(row, whole, evaluations=evaluations, peak_mib=memory)
 
     def _train(self, size: Size, prepared: Prepared, name: str, entry: MethodEntry) -> None:
         """A step of training, with its data made beside it; making the data alone; the network's part alone."""
@@ -303,15 +273,21 @@ class Timing:
         folder = self.folder / size.name / f"{name}-training"
         tensors, _ = read_weights(weights_at(size, self.small_weights(name, size.contrasts), entry, folder))
         core = Core.of(tensors, settings.base, training_device())
+        names = prepared.split.side("train")
+        core.linear.patients = tuple(names[i % len(names)] for i in range(len(tensors["rows"])))  # to be left out of it
         core.prepare()
         problem = load_module(entry).make_problem(prepared.store, prepared.split, core, settings, folder)
         trainer = Trainer(problem, settings)
         for row in rows:
             row["precision"] = "bfloat16" if trainer.fast else "float32"
-        with fast_kernels(trainer.device), _memory() as peak:
+        with fast_kernels(trainer.device), _memory(rows[0]["device"]) as peak:
             batch = problem.batch(0)
             network = timed(lambda: self._steps(trainer, lambda step: batch), 3)
-            data = [seconds_of(lambda step=step: problem.batch(step)) for step in range(TRAIN_STEPS)]
+            steady = ECHO * settings.draws.repeats  # before, every place of a batch has a draw of its own to make
+            for step in range(steady):
+                problem.batch(step)
+            count = -(-TRAIN_STEPS // settings.draws.repeats) * settings.draws.repeats
+            data = [seconds_of(lambda step=step: problem.batch(step)) for step in range(steady, steady + count)]
             whole = timed(lambda: self._steps(trainer, None), 3)
             for row, seconds, share in zip(rows, (whole, data, network), (TRAIN_STEPS, 1, TRAIN_STEPS), strict=True):
                 mean = [float(np.mean(seconds))] if share == 1 else [s / share for s in seconds]  # draws are used several times

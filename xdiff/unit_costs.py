@@ -200,7 +200,7 @@ def _read(path: Path) -> list[Measured]:
         rows = list(enumerate(reader, start=2))
     if not rows:
         raise InputError(path, "no row", "one row per measurement")
-    return [_measured(row, f"{path}, line {number}") for number, row in rows if row["what"] in KINDS]
+    return [_measured(row, f"{path}, line {number}") for number, row in rows if row["what"] in KINDS and row["median_s"]]
 
 
 def _measured(row: dict[str, str], where: str) -> Measured:
