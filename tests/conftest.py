@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PRESETS = REPOSITORY / "workflow" / "presets"
 FIELD_SHAPE = (20, 24, 18)
 # presets that say of themselves what they go over
-UNDER = {"gpu": "real-brains-2mm", "gpu-ablation": "ablation", "external-48": "real-brains-48"}
+UNDER = {"gpu": "real-brains-2mm", "gpu-ablation": "ablation", "ablation-sampler": "ablation", "external-48": "real-brains-48"}
 
 
 def overlays(preset: Path) -> list[Path]:
