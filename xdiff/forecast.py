@@ -216,6 +216,14 @@ class Forecast:
 
     # Sampling and scoring ---------------------------------------------------------------------------------------------
 
+    def _rows(self, entry: MethodEntry, trained_on: str) -> int:
+        """Training volumes that a reconstruction combines, their warped copies counted."""
+        if not entry.learns:
+            return 0
+        (core, settings), split = settings_of(entry), self.split_of(trained_on)
+        rows = len(split.with_training(settings.patients if settings else 0).side("train"))
+        return min(rows * (1 + core.warped_rows), max(rows, core.max_volumes)) if core else rows
+
     def _sharded(self, step: Step, number: int) -> str:
         shards = self.config.run.shards
         return step.place + (f" {number}-of-{shards}" if shards > 1 else "")
@@ -234,7 +242,7 @@ class Forecast:
         line.at_most = not all(_is_plain(point) for point in points)
         line.notes = [f"{len(points)} points x {len(subjects)} subjects"]
         line.after = [f"preprocess {job.cohort} {job.grid}", f"train {job.method}@{job.trained_on} {job.grid}"]
-        rows = len(self.split_of(job.trained_on).side("train")) if entry.learns else 0
+        rows = self._rows(entry, job.trained_on)
         for point in points:
             counted = entry.stepped and point.estimate != "mean"
             numbers = {"k": point.K, "estimate": point.estimate, "steps": point.steps if counted else 0, "rows": rows}
