@@ -122,13 +122,18 @@ def regress(network: nn.Module, view: View, known: Estimate) -> Tensor:
     return known.corrected + known.std * network(make_condition(view, known).maps[None])[0]
 
 
+def make_problem(store: Store, split: Split, core: Core, settings: Settings, folder: Path) -> Regression:
+    """The training problem on a split; folder: where the registration is kept that donors ask for."""
+    draws = Draws.of_training(store, split, core, settings.draws, folder)
+    return Regression(draws, Checks(draws, split, settings.validate_k, settings.validate_subjects), settings)
+
+
 def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
     """Train on the training side, resuming from `workdir`: network and core."""
     settings = Settings.of(params)
     split = split.with_training(settings.patients)
     core = replace(fit_core(store, split, settings.core, workdir.parents[1]), base=settings.base)
-    draws = Draws.of_training(store, split, core, settings.draws, workdir.parents[1])
-    problem = Regression(draws, Checks(draws, split, settings.validate_k, settings.validate_subjects), settings)
+    problem = make_problem(store, split, core, settings, workdir.parents[1])
     best = run(problem, settings, workdir)
     network = {f"network.{k}": v.cpu().numpy() for k, v in best.items()}
     return {**network, **core.tensors()}

@@ -28,14 +28,21 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PRESETS = REPOSITORY / "workflow" / "presets"
 FIELD_SHAPE = (20, 24, 18)
 # presets that say of themselves what they go over
-UNDER = {"gpu": "real-brains-2mm", "gpu-ablation": "ablation", "external-48": "real-brains-48"}
+UNDER = {
+    "gpu": "real-brains-2mm",
+    "gpu-lease": "gpu",
+    "gpu-ablation": "ablation",
+    "ablation-sampler": "ablation",
+    "external-48": "real-brains-48",
+}
 
 
 def overlays(preset: Path) -> list[Path]:
     """What goes over config.yaml for a configuration of workflow/presets, or for config.yaml itself."""
     if preset.name == "config.yaml":
         return []
-    return [PRESETS / f"{UNDER[preset.stem]}.yaml", preset] if preset.stem in UNDER else [preset]
+    below = UNDER.get(preset.stem)
+    return [*(overlays(PRESETS / f"{below}.yaml") if below else []), preset]
 
 
 class Prepared(NamedTuple):

@@ -233,11 +233,11 @@ def test_a_batch_is_finished_in_its_own_stream_before_it_is_handed_over(monkeypa
     fake = SimpleNamespace(Stream=Stream, stream=stream, synchronize=lambda device: told.append("all there"))
     monkeypatch.setattr(torch, "cuda", fake)
     problem = SimpleNamespace(batch=lambda step: told.append(f"batch {step}") or step)
-    batches = loop._batches(problem, 0, 1, GPU)
+    batches = loop.batches(problem, 0, 1, GPU)
     assert [batch for batch, _ in batches] == [0]
     assert told == ["all there", "in ThreadPool", "batch 0", "out", "finished"]
     told.clear()
-    assert [batch for batch, _ in loop._batches(problem, 0, 1, torch.device("cpu"))] == [0]
+    assert [batch for batch, _ in loop.batches(problem, 0, 1, torch.device("cpu"))] == [0]
     assert told == ["batch 0"]
 
 

@@ -66,7 +66,9 @@ def runs(folder: Path) -> list[Path]:
 def test_two_runs_write_identical_files(runs):
     names = sorted(p.name for p in runs[0].iterdir() if p.name != "seconds")
     expected = [
-        f"{n}.{e}" for n in ("axes_policies", "error_vs_distance", "panel_0", "panel_1", "psnr_vs_k") for e in ("pdf", "png")
+        f"{n}.{e}"
+        for n in ("axes_policies", "error_vs_distance", "panel_0", "panel_1", "psnr_vs_k", "quality_vs_seconds")
+        for e in ("pdf", "png")
     ]
     assert names == sorted([*expected, "captions.json"])
     for name in names:
@@ -158,7 +160,8 @@ def test_a_figure_without_data_is_left_out_aloud(folder, metrics, capsys, tmp_pa
     scalars = metrics[(metrics["x_name"] == "") & (metrics["policy"] == "uniform") & (metrics["cohort"] == "brats")]
     path = write_metrics(scalars, tmp_path / "all.tsv")
     main(["--metrics", str(path), "--out", str(tmp_path / "out")])
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"psnr_vs_k.png", "psnr_vs_k.pdf", "captions.json"}
+    drawn = {f"{name}.{kind}" for name in ("psnr_vs_k", "quality_vs_seconds") for kind in ("png", "pdf")}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {*drawn, "captions.json"}
     message = capsys.readouterr().err
     assert "figure error_vs_distance left out: no curve rows" in message
     assert "figure axes_policies left out: one axis, policy" in message

@@ -172,6 +172,13 @@ def test_given_sections_are_exact_in_means_and_draws(case: str) -> None:
             np.testing.assert_allclose(plane.cut(volume), section, rtol=0, atol=0 if exact else 1e-4)
 
 
+@pytest.mark.parametrize("case", PLANES)
+def test_variances_of_some_voxels_are_those_of_all(case: str) -> None:
+    posterior = model_of().posterior(given_by(PLANES[case]))
+    voxels = np.random.default_rng(0).integers(0, 2 * np.prod(SHAPE), 100)
+    np.testing.assert_allclose(posterior.variance_at(voxels), posterior.std().ravel()[voxels] ** 2, rtol=1e-4, atol=1e-9)
+
+
 @pytest.mark.parametrize("case", ["one", "parallel", "crossing"])
 def test_std_is_zero_at_given_voxels_only(case: str) -> None:
     observation = given_by(PLANES[case])

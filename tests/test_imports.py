@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A module may import those before it, never those after it. A package counts as one.
 ORDER = (
-    *("errors", "budget", "config", "volumes", "planes", "rotations", "seen", "stacks", "observation", "checkpoint"),
+    *("errors", "budget", "ledger", "config", "volumes", "planes", "rotations", "seen", "stacks", "observation", "checkpoint"),
     *(
         "kriging",
         "gaussian",
@@ -30,8 +30,8 @@ ORDER = (
     *("resident", "kinds", "local", "local_fit", "augment", "draws", "progress", "loop", "model"),
     *("train", "sample", "stats", "metrics", "segment", "trust"),
     *("markup", "layout", "posterior_checks", "ablation", "drawing", "panel", "captions", "step_sweep", "training_curves"),
-    "ablation_figure",
-    *("tables", "figures", "report", "reference", "bench", "cli"),
+    *("quality_vs_seconds", "ablation_figure", "tables", "figures", "report", "reference"),
+    *("clocks", "sizes", "timing", "official_networks", "official", "bench", "unit_costs", "forecast", "plan", "cli"),
 )
 SOURCES = sorted((ROOT / "xdiff").rglob("*.py"))
 

@@ -172,7 +172,7 @@ def test_patience_zero_never_stops(tmp_path: Path) -> None:
 @pytest.mark.parametrize("first", [0, 7, 10, 12])
 def test_batches_come_in_order_from_where_training_stopped(first: int) -> None:
     problem = Line()
-    batches = [batch for batch, _ in loop._batches(problem, first, 12)]
+    batches = [batch for batch, _ in loop.batches(problem, first, 12)]
     assert problem.asked == list(range(first, 12)) and len(batches) == 12 - first
     for step, (x, _) in zip(range(first, 12), batches, strict=True):
         assert torch.equal(x, problem.batch(step)[0])
@@ -187,7 +187,7 @@ def test_batches_are_prepared_ahead_in_another_thread() -> None:
             return super().batch(step)
 
     problem = Noted()
-    batches = loop._batches(problem, 0, 12)
+    batches = loop.batches(problem, 0, 12)
     next(batches)
     deadline = time.monotonic() + 10
     while len(problem.asked) < 1 + loop.AHEAD and time.monotonic() < deadline:

@@ -94,7 +94,7 @@ def test_checks_do_not_eat_the_minutes_and_their_time_is_told(tmp_path: Path, cl
 
 
 def test_waits_for_data_count(tmp_path: Path, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = loop._batches
+    batches = loop.batches
 
     def late(*arguments: object) -> Iterator[tuple[object, float]]:
         yield from ((batch, 0.5) for batch, _ in batches(*arguments))

@@ -92,7 +92,7 @@ def test_page_is_well_formed_and_refers_to_nothing_outside(page):
 
 def test_page_has_every_figure_with_its_caption(page, made):
     captions = json.loads((made / "figures" / "captions.json").read_text())
-    assert len(captions) == 4 and page.count("data:image/png;base64,") == 4
+    assert len(captions) == 5 and page.count("data:image/png;base64,") == 5
     for name, caption in captions.items():
         assert f'<figure id="{name}">' in page
         assert report.html.escape(caption) in page

@@ -1,31 +1,39 @@
 """A preset's whole grid in one process, without Snakemake: for a machine that has torch and a GPU but no network.
 
     python -m xdiff.bench workflow/presets/real-brains-48.yaml --data-root DIR --out results --budget 9
+    python -m xdiff.bench workflow/presets/real-brains-48.yaml --timing timing.tsv --sizes 48,2mm
+    python -m xdiff.bench --official official.tsv
 
 Same functions, same folders and same resume keys as the workflow, so that either can go on where the other stopped.
 With --budget it stops cleanly after that many minutes, between two jobs or two steps of a training, with exit status 75; the
-same command goes on.
+same command goes on. What every task took goes into the benchmarks that the rules of the workflow write too, so that
+`xdiff report --ledger` and `xdiff reference` work after it.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
+from xdiff import tables
 from xdiff.budget import OutOfTime, time_budget, time_left_s
-from xdiff.config import EMBEDDED, Config, Job, jobs, load_config, parts_of, raw_folder
+from xdiff.config import EMBEDDED, Config, Job, digest, jobs, load_config, method_json, parts_of, raw_folder
 from xdiff.data.__main__ import generate, split
 from xdiff.data.joint import open_data
 from xdiff.data.preprocess import preprocess
 from xdiff.data.split import read_split
 from xdiff.data.store import Store
 from xdiff.errors import InputError, ManyInputErrors
+from xdiff.ledger import measured
 from xdiff.metrics.__main__ import collect
 from xdiff.metrics.evaluate import evaluate
 from xdiff.metrics.panel import build_panels
@@ -36,34 +44,110 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 class Task(NamedTuple):
-    """One piece of work: a name for the ledger, and what to call."""
+    """One piece of work: a name to print, what to call, and for the ledger the benchmark's path below `results/benchmarks`
+    without .tsv, the files and folders that the call writes, and the digest under which pieces of it add up (ledger.measured).
+    """
 
     name: str
-    call: object
+    call: Callable[[], None]
+    benchmark: str = ""
+    makes: tuple[Path, ...] = ()
+    settings: str | None = None
 
 
-def tasks(config: Config, out: Path, data_root: Path | None) -> Iterator[Task]:
+class Step(NamedTuple):
+    """What a task is about: its stage, and `at` = (cohort,), (cohort, grid), (trained_on, grid, method), a Job or nothing."""
+
+    stage: str
+    at: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> str:
+        if self.stage == "train":
+            origin, grid, method = self.at
+            return f"{method}@{origin} {grid}"
+        if self.stage == "sample":
+            job = Job(*self.at)
+            return f"{job.method}@{job.trained_on} {job.cohort} {job.grid} {job.sweep}"
+        return " ".join(self.at)
+
+    @property
+    def name(self) -> str:
+        return f"{self.stage} {self.place}".rstrip()
+
+
+def steps(config: Config) -> Iterator[Step]:
     """Everything a configuration asks for, in an order in which every input exists."""
     grid_jobs = jobs(config)
     stores = sorted({(name, job.grid) for job in grid_jobs for name in (job.cohort, *parts_of(job.trained_on))})
-    for cohort in sorted({name for name, _ in stores}):
-        yield Task(f"split {cohort}", lambda c=cohort: _split(config, c, out, data_root))
-    for cohort, grid in stores:
-        yield Task(f"preprocess {cohort} {grid}", lambda c=cohort, g=grid: _preprocess(config, c, g, out, data_root))
-    for origin, grid, method in sorted({(j.trained_on, j.grid, j.method) for j in grid_jobs}):
-        yield Task(f"train {method}@{origin} {grid}", lambda o=origin, g=grid, m=method: _train(config, o, g, m, out))
-    for job in grid_jobs:
-        name = f"sample {job.method}@{job.trained_on} {job.cohort} {job.grid} {job.sweep}"
-        yield Task(name, lambda j=job: _sample(config, j, out))
-    yield Task("collect", lambda: _collect(grid_jobs, out))
+    yield from (Step("split", (cohort,)) for cohort in sorted({name for name, _ in stores}))
+    yield from (Step("preprocess", store) for store in stores)
+    yield from (Step("train", at) for at in sorted({(j.trained_on, j.grid, j.method) for j in grid_jobs}))
+    yield from (Step("sample", job) for job in grid_jobs)
+    yield Step("collect")
 
 
-def _split(config: Config, cohort: str, out: Path, data_root: Path | None) -> None:
-    entry, path = config.cohorts[cohort], out / "data" / cohort / "split.tsv"
+def tasks(config: Config, out: Path, data_root: Path | None) -> Iterator[Task]:
+    """The steps with what does them: some of them in several tasks, as the workflow has rules."""
+    made = {
+        "split": lambda cohort: _split_tasks(config, cohort, out, data_root),
+        "preprocess": lambda cohort, grid: _preprocess_tasks(config, cohort, grid, out, data_root),
+        "train": lambda origin, grid, method: _train_tasks(config, origin, grid, method, out),
+        "sample": lambda *job: _sample_tasks(config, Job(*job), out),
+        "collect": lambda: _final_tasks(jobs(config), out),
+    }
+    for step in steps(config):
+        yield from made[step.stage](*step.at)
+
+
+def _split_tasks(config: Config, cohort: str, out: Path, data_root: Path | None) -> Iterator[Task]:
+    """An embedded cohort, too, is made here."""
+    entry, raw = config.cohorts[cohort], raw_folder(config, cohort, out, data_root)
     if entry.layout in EMBEDDED:
-        generate(entry, raw_folder(config, cohort, out, data_root))
+        call = partial(generate, entry, raw)
+        yield Task(f"generate {cohort}", call, f"generate/{cohort}", (raw,), _settings(config, (cohort,)))
+    path = out / "data" / cohort / "split.tsv"
     file = REPOSITORY / entry.split.file if entry.split.file else None
-    split(entry, raw_folder(config, cohort, out, data_root), path, file)
+    yield Task(f"split {cohort}", partial(split, entry, raw, path, file), f"split/{cohort}", (path,))
+
+
+def _preprocess_tasks(config: Config, cohort: str, grid: str, out: Path, data_root: Path | None) -> Iterator[Task]:
+    call, settings = partial(_preprocess, config, cohort, grid, out, data_root), _settings(config, (cohort,), grid)
+    yield Task(f"preprocess {cohort} {grid}", call, f"preprocess/{cohort}/{grid}", (out / "data" / cohort / grid,), settings)
+
+
+def _train_tasks(config: Config, origin: str, grid: str, method: str, out: Path) -> Iterator[Task]:
+    folder = out / "models" / origin / grid
+    call, settings = partial(_train, config, origin, grid, method, out), _settings(config, parts_of(origin), grid, method)
+    makes = (folder,)  # all of it: parts that methods share stand beside them, with their checkpoints
+    yield Task(Step("train", (origin, grid, method)).name, call, f"train/{origin}/{grid}/{method}", makes, settings)
+
+
+def _sample_tasks(config: Config, job: Job, out: Path) -> Iterator[Task]:
+    step, place = Step("sample", job), f"{_folder(job, Path())}/1-of-1"
+    settings = _settings(config, (job.cohort, *parts_of(job.trained_on)), job.grid, job.method)
+    folder, table = _folder(job, out / "samples"), _table(job, out)
+    yield Task(step.name, partial(_sample, config, job, out), f"sample/{place}", (folder,), settings)
+    yield Task(f"evaluate {step.place}", partial(_evaluate, folder, table), f"evaluate/{place}", (table,))
+
+
+def _final_tasks(grid_jobs: list[Job], out: Path) -> Iterator[Task]:
+    """One table and the panels of all jobs; from them tables and, where matplotlib is installed, figures."""
+    table, skipped, panel = (out / "metrics" / name for name in ("all.tsv", "skipped.tsv", "panel.npz"))
+    yield Task("collect", partial(_collect, grid_jobs, out), "collect/all", (table, skipped))
+    manifests = [_folder(job, out / "samples") / "manifest-1-of-1.tsv" for job in grid_jobs]
+    yield Task("panel", partial(build_panels, manifests, panel), "panel/all", (panel,))
+    made = out / "tables"
+    arguments = ["--metrics", str(table), "--skipped", str(skipped), "--out", str(made)]
+    yield Task("tables", partial(tables.main, arguments), "tables/all", (made,))
+    yield Task("figures", partial(_figures, table, panel, out / "figures"), "figures/all", (out / "figures",))
+
+
+def _settings(config: Config, cohorts: Sequence[str], grid: str = "", method: str = "") -> str:
+    """Digest of what the configuration says of a task, but for its sweep, which may grow without redoing anything."""
+    entries = [asdict(config.cohorts[name]) for name in cohorts]
+    entries += [asdict(config.grids[grid])] if grid else []
+    return digest([*entries, method_json(config.methods[method])] if method else entries)
 
 
 def _preprocess(config: Config, cohort: str, grid: str, out: Path, data_root: Path | None) -> None:
@@ -80,10 +164,12 @@ def _train(config: Config, origin: str, grid: str, method: str, out: Path) -> No
 
 def _sample(config: Config, job: Job, out: Path) -> None:
     data, entry = out / "data" / job.cohort, config.methods[job.method]
-    folder = _folder(job, out / "samples")
     weights = out / "models" / job.trained_on / job.grid / job.method
+    folder = _folder(job, out / "samples")
     sample(entry, weights, Store(data / job.grid), read_split(data / "split.tsv"), config.sweeps[job.sweep], folder)
-    table = _folder(job, out / "metrics") / "1-of-1.tsv"
+
+
+def _evaluate(folder: Path, table: Path) -> None:
     table.parent.mkdir(parents=True, exist_ok=True)
     evaluate(folder / "manifest-1-of-1.tsv").to_csv(table, sep="\t", index=False)
 
@@ -92,13 +178,34 @@ def _folder(job: Job, base: Path) -> Path:
     return base / job.cohort / job.grid / f"{job.method}@{job.trained_on}" / job.sweep
 
 
+def _table(job: Job, out: Path) -> Path:
+    return _folder(job, out / "metrics") / "1-of-1.tsv"
+
+
 def _collect(grid_jobs: list[Job], out: Path) -> None:
     models = sorted({(j.trained_on, j.grid, j.method) for j in grid_jobs})
     histories = [out.joinpath("models", *model) / HISTORY for model in models]
-    collect([_folder(job, out / "metrics") / "1-of-1.tsv" for job in grid_jobs], out / "metrics" / "all.tsv", histories)
+    collect([_table(job, out) for job in grid_jobs], out / "metrics" / "all.tsv", histories)
     skipped = [pd.read_csv(_folder(job, out / "samples") / "skipped-1-of-1.tsv", sep="\t", dtype=str) for job in grid_jobs]
     pd.concat(skipped).to_csv(out / "metrics" / "skipped.tsv", sep="\t", index=False)
-    build_panels([_folder(job, out / "samples") / "manifest-1-of-1.tsv" for job in grid_jobs], out / "metrics" / "panel.npz")
+
+
+def _figures(table: Path, panel: Path, out: Path) -> None:
+    """Figures where there is matplotlib; where there is none, as on a lent machine, a word that they are missing."""
+    if importlib.util.find_spec("matplotlib") is None:
+        print(f"bench: no figures: matplotlib is not installed here; elsewhere, python -m xdiff.figures --metrics {table}")
+        return
+    from xdiff import figures
+
+    figures.main(["--metrics", str(table), "--panel", str(panel), "--out", str(out)])
+
+
+def _do(task: Task, out: Path) -> None:
+    """Call the task, and put what it took into its benchmark, where it has one."""
+    if not task.benchmark:
+        return task.call()
+    with measured(out / "benchmarks" / f"{task.benchmark}.tsv", task.makes, task.settings):
+        task.call()
 
 
 def run(config: Config, out: Path, data_root: Path | None, budget_min: float) -> bool:
@@ -112,7 +219,7 @@ def run(config: Config, out: Path, data_root: Path | None, budget_min: float) ->
                 return False
             start = time.perf_counter()
             try:
-                task.call()
+                _do(task, out)
             except OutOfTime as stop:
                 print(f"bench: budget of {budget_min:g} min spent in {task.name!r} at {stop}; the same command goes on")
                 return False
@@ -128,9 +235,45 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("results"))
     budget = "start no task after this long, and stop a training at its next step"
     parser.add_argument("--budget", type=float, default=float("inf"), metavar="MINUTES", help=budget)
+    official = "measure what the official pipeline costs per volume, in place of a preset (xdiff/official.py)"
+    parser.add_argument("--official", type=Path, metavar="OUT.tsv", help=official)
+    timing = "measure what the preset's methods cost on this machine instead of running it (xdiff/timing.py)"
+    parser.add_argument("--timing", type=Path, metavar="OUT.tsv", help=timing)
+    parser.add_argument(
+        "--sizes", default="64,2mm,1p5mm", help="of --timing, with commas: 64, 2mm, 1p5mm, brats, or a grid's name"
+    )
+    parser.add_argument("--methods", default="", help="of --timing, with commas; else those of the preset")
+    parser.add_argument("--repeats", type=int, default=5, help="timed calls of each row of --timing and --official")
     args = parser.parse_args(argv)
-    if not run(load_config([args.config, *args.preset]), args.out, args.data_root, args.budget):
+    if args.official and (args.preset or args.timing):
+        parser.error("--official measures without a preset")
+    if args.official:
+        finished = _official(args.official, args.repeats, args.budget)
+    elif args.timing:
+        finished = _timing(load_config([args.config, *args.preset]), args)
+    else:
+        finished = run(load_config([args.config, *args.preset]), args.out, args.data_root, args.budget)
+    if not finished:
         sys.exit(UNFINISHED)
+
+
+def _timing(config: Config, args: argparse.Namespace) -> bool:
+    from xdiff.timing import measure
+
+    methods = args.methods.split(",") if args.methods else [name for name in config.run.methods if _on_any_volume(config, name)]
+    return measure(config, args.sizes.split(","), methods, args.timing, args.repeats, args.budget)
+
+
+def _on_any_volume(config: Config, method: str) -> bool:
+    """False for what needs to know the law of a cohort's random fields."""
+    cohorts = config.methods[method].only.cohorts
+    return not cohorts or any(config.cohorts[name].layout != "gaussian-field" for name in cohorts)
+
+
+def _official(out: Path, repeats: int, budget_min: float) -> bool:
+    from xdiff.official import measure  # torch, which a grid of trivial methods starts without
+
+    return measure(out, repeats, budget_min)
 
 
 if __name__ == "__main__":

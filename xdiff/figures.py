@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from xdiff import ablation_figure, captions, step_sweep, training_curves
+from xdiff import ablation_figure, captions, quality_vs_seconds, step_sweep, training_curves
 from xdiff.captions import NothingToShow
 from xdiff.drawing import PAGE_IN, STYLE, Look, bars, looks, page
 from xdiff.layout import base_setting, families, in_setting
@@ -142,6 +142,7 @@ FIGURES: dict[str, tuple[Callable, Callable]] = {
     "psnr_vs_k": (psnr_vs_k, captions.psnr_vs_k),
     "error_vs_distance": (error_vs_distance, captions.error_vs_distance),
     "axes_policies": (axes_policies, captions.axes_policies),
+    "quality_vs_seconds": (quality_vs_seconds.figure, quality_vs_seconds.caption),
     "steps": (step_sweep.figure, step_sweep.caption),
     "training_curves": (training_curves.figure, training_curves.caption),
     "ablation": (ablation_figure.figure, ablation_figure.caption),
@@ -159,6 +160,7 @@ def all_figures(metrics: pd.DataFrame, panel: Path | None, only: str = "") -> It
     """(name, figure, caption) of every figure that has data, or of `only` one; the others are named on stderr."""
     history, measured = metrics[is_history(metrics)], metrics[~is_history(metrics)]
     tables = {"steps": measured, "training_curves": without_ablations(history), "ablation": measured}
+    tables["quality_vs_seconds"] = without_ablations(measured)  # every number of steps
     compared = without_ablations(one_step_count(measured))
     for name, (draw, describe) in ({only: FIGURES[only]} if only else FIGURES).items():
         table = tables.get(name, compared)

@@ -32,7 +32,7 @@ from xdiff.planes import Plane, cut, evidence, project
 
 FIT_K = (1, 2, 3, 5, 10, 31)
 BLOCK = 2**16  # voxels
-KEPT = 2**27  # values, of which a float32 copy is kept (512 MiB): a training asks for combinations at every draw
+KEPT = 2**28  # values, of which a float32 copy is kept (1 GiB): a training asks for combinations at every draw
 
 
 @dataclass
@@ -266,6 +266,17 @@ class Posterior:
         inside = self.model.power_of(self.root.T)
         total = np.sqrt(self.inflation * (inside + self.fade * self.model.unexplained_variance()))
         return np.where(self.observation.known, 0, total).astype(np.float32)
+
+    def variance_at(self, voxels: np.ndarray) -> np.ndarray:
+        """(n,) float32: the square of `std` at voxels (n,), indices of the flattened (C, X, Y, Z): where a mean over some will
+        do, since every voxel costs M x M products."""
+        block = self.model.rows.reshape(self.model.n_rows, -1)[:, voxels].astype(np.float32)
+        inside = np.square(self.root.T.astype(np.float32) @ block).sum(axis=0)
+        missing = (np.eye(self.model.n_rows) - self.model.loo_weights()).astype(np.float32)
+        outside = np.square(missing @ block).sum(axis=0) / self.model.n_rows
+        shape = self.model.rows.shape[1:]
+        fade, known = (np.broadcast_to(a, shape).reshape(-1)[voxels] for a in (self.fade, self.observation.known))
+        return np.where(known, 0, self.inflation * (inside + fade * outside)).astype(np.float32)
 
     def sample(self, rng: np.random.Generator) -> np.ndarray:
         """One draw (C, X, Y, Z) float32 that keeps the given sections."""

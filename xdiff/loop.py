@@ -117,7 +117,7 @@ def fit(problem: Problem, settings: LoopSettings, workdir: Path) -> dict[str, Te
         if trainer.step == 0:  # the untrained network is a candidate too: training that only harms is not kept
             progress.after_check(trainer.check(), trainer.first_loss())
         saved = time.perf_counter()
-        for batch, waited in _batches(problem, trainer.step, trainer.step if trainer.ended else settings.steps, trainer.device):
+        for batch, waited in batches(problem, trainer.step, trainer.step if trainer.ended else settings.steps, trainer.device):
             trainer.seconds += waited
             progress.after_step(trainer.update(batch), waited)
             spent = time_left_s() <= 0
@@ -314,7 +314,7 @@ class Trainer:
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
 
 
-def _batches(problem: Problem, first: int, steps: int, device: torch.device = CPU) -> Iterator[tuple[Any, float]]:
+def batches(problem: Problem, first: int, steps: int, device: torch.device = CPU) -> Iterator[tuple[Any, float]]:
     """Batches of the steps first..steps-1, some prepared ahead in a thread, each with the seconds waited for it."""
     make = cuda.in_own_stream(problem.batch, device)
     with ThreadPoolExecutor(1) as pool:

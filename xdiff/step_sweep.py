@@ -49,12 +49,12 @@ def numbers(metrics: pd.DataFrame) -> pd.DataFrame:
     at = pd.MultiIndex.from_frame(metrics[POINT]).isin(points)
     floor = at & (metrics["method"] == "gaussian") & (metrics["estimate"] == "mean")
     rows = metrics[stepped | floor]
-    rows = rows.assign(measure=_measure(rows))
+    rows = rows.assign(measure=measures(rows))
     rows = rows[rows["measure"] != ""]
     return summarise(rows, [*POINT, *ROW, "measure"])
 
 
-def _measure(rows: pd.DataFrame) -> np.ndarray:
+def measures(rows: pd.DataFrame) -> np.ndarray:
     """Which of the measures a row belongs to, "" for none."""
     scalar, masked = rows["x_name"] == "", rows["region"] == "unseen_masked"
     spread = scalar & masked & (rows["metric"] == "crps") & ((rows["estimate"] == "mean") | (rows["seed"] < 0))
@@ -131,7 +131,7 @@ def _draw(place: SubFigure, part: Block, look: Look) -> None:
         for row, device in enumerate(part.devices, 1):
             ax = place.add_subplot(grid[row, column], sharey=top)
             _curves(ax, _on_device(own, part.times, device), "seconds", look)
-            _seconds_axis(ax, _letter(part.devices, device))
+            seconds_axis(ax, _letter(part.devices, device))
     if banded:
         _bands(place.add_subplot(grid[:, -1]), part.numbers, look, steps)
 
@@ -190,7 +190,8 @@ def _steps_axis(ax: Axes, steps: Sequence[int]) -> None:
     ax.set_xlabel("steps")
 
 
-def _seconds_axis(ax: Axes, letter: str) -> None:
+def seconds_axis(ax: Axes, letter: str) -> None:
+    """A logarithmic axis of seconds per volume; `letter` tells a device from others (_letter)."""
     ax.set_xscale("log")
     low, high = ax.get_xlim()
     subs = (1,) if high / low > 300 else (1, 3) if high / low > 20 else (1, 2, 5)

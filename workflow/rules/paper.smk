@@ -3,7 +3,7 @@ REFERENCES = sorted(p.parent.name for p in Path(REPOSITORY).glob("results/refere
 TABLE_MODULES = ("tables", "posterior_checks", "ablation", "stats", "layout", "markup")
 TABLE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in TABLE_MODULES]
 FIGURE_MODULES = ("figures", "drawing", "panel", "captions", "step_sweep", "training_curves", "stats", "layout")
-FIGURE_MODULES += ("ablation_figure", "ablation", "posterior_checks")
+FIGURE_MODULES += ("ablation_figure", "ablation", "posterior_checks", "quality_vs_seconds")
 FIGURE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in FIGURE_MODULES]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from xdiff.config import Cohort, Grid, from_dict, to_json
 from xdiff.data.cohorts import find_subjects
 from xdiff.data.preprocess import preprocess
-from xdiff.data.split import read_split, split_by_count, split_by_fraction, unlisted, write_split
+from xdiff.data.split import read_split, split_by_rule, unlisted, write_split
 from xdiff.errors import InputError, ManyInputErrors
 
 
@@ -50,10 +50,8 @@ def split(cohort: Cohort, root: Path, out: Path, file: Path | None) -> None:
         unused = unlisted(result, subjects, file)
         if unused:
             print(f"{file}: {len(unused)} subject(s) below {root} are not listed and stay unused: {unused[:5]}")
-    elif cohort.split.n_test or cohort.split.n_val:
-        result = split_by_count(subjects, cohort.split.seed, cohort.split.n_val, cohort.split.n_test)
     else:
-        result = split_by_fraction(subjects, cohort.split.seed, cohort.split.val, cohort.split.test)
+        result = split_by_rule(subjects, cohort.split)
     write_split(result, out)
     sizes = {side: len(result.side(side)) for side in ("train", "val", "test")}
     print(f"{out}: {sizes}, sha256 {result.sha[:12]}")

@@ -131,12 +131,17 @@ class FieldPosterior:
         return np.sqrt(np.maximum(variance, 0))
 
 
+def field_names(n_subjects: int) -> list[str]:
+    """The subjects that `write_gaussian_field` writes."""
+    return [f"sub-{i:04d}" for i in range(n_subjects)]
+
+
 def write_gaussian_field(
     out: Path, n_subjects: int, seed: int, shape: Sequence[int], spacing_mm: float, **field: float
 ) -> list[str]:
     """Write the cohort as a BIDS-like folder `sub-0000/anat/sub-0000_field.nii.gz`, with the field's parameters beside it."""
     model = GaussianField(shape, **field)
-    subjects = [f"sub-{i:04d}" for i in range(n_subjects)]
+    subjects = field_names(n_subjects)
     out.mkdir(parents=True, exist_ok=True)
     for i, subject in enumerate(subjects):
         path = out / subject / "anat" / f"{subject}_field.nii.gz"

@@ -66,13 +66,18 @@ def join(stores: Sequence[Store], splits: Sequence[Split]) -> tuple[JointStore, 
         for other, other_split in pairs:
             if own is not other:
                 _refuse_leak(own, split.side("train"), other, [*other_split.side("val"), *other_split.side("test")])
+    return store, join_splits([own.cohort for own in stores], splits, store.folder)
+
+
+def join_splits(cohorts: Sequence[str], splits: Sequence[Split], where: Path | str = "split") -> Split:
+    """The first cohort's three sides, and the others' training sides on the training side, under their joint names."""
     rows = []
-    for i, (own, split) in enumerate(pairs):
+    for i, (cohort, split) in enumerate(zip(cohorts, splits, strict=True)):
         for subject, _, side in split.table.itertuples(index=False, name=None):
             if i == 0 or side == "train":
-                name = _joint(own.cohort, subject)
+                name = _joint(cohort, subject)
                 rows.append((name, patient_of(name), side))
-    return store, make_split(rows, store.folder)
+    return make_split(rows, where)
 
 
 def open_data(folders: Sequence[Path], split_files: Sequence[Path]) -> tuple[Store, Split]:

@@ -66,12 +66,8 @@ def write_phantom_brain(
     """
     if n_patients < 1 or not 0 <= followups <= 1:
         raise ValueError(f"phantom-brain: found n_patients={n_patients}, followups={followups}, expected >= 1 and 0 to 1")
-    scans = []
-    for patient in range(n_patients):
-        # every 1/followups-th patient, counted without regard to n_patients, so that a larger cohort extends a smaller
-        twice = int((patient + 1) * followups) > int(patient * followups)
-        scans += [(patient, visit) for visit in range(1 + twice)]
-    folders = [Path(out) / f"BraTS-GLI-{patient:05d}-{visit:03d}" for patient, visit in scans]
+    scans = _scans(n_patients, followups)
+    folders = [Path(out) / name for name in phantom_names(n_patients, followups)]
     work = [(folder, seed, *scan, spacing_mm) for folder, scan in zip(folders, scans, strict=True)]
     if workers == 1:
         for arguments in work:
@@ -80,6 +76,18 @@ def write_phantom_brain(
         with ProcessPoolExecutor(workers) as pool:
             list(pool.map(_write_subject, *zip(*work, strict=True)))
     return [folder.name for folder in folders]
+
+
+def phantom_names(n_patients: int, followups: float = 0.2) -> list[str]:
+    """The subjects that `write_phantom_brain` writes."""
+    return [f"BraTS-GLI-{patient:05d}-{visit:03d}" for patient, visit in _scans(n_patients, followups)]
+
+
+def _scans(n_patients: int, followups: float) -> list[tuple[int, int]]:
+    """(patient, visit): every 1/followups-th patient has two, counted without regard to n_patients, so that a larger cohort
+    extends a smaller."""
+    twice = [int((patient + 1) * followups) > int(patient * followups) for patient in range(n_patients)]
+    return [(patient, visit) for patient in range(n_patients) for visit in range(1 + twice[patient])]
 
 
 def _write_subject(folder: Path, seed: int, patient: int, visit: int, spacing_mm: float) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from xdiff.config import SplitRule
 from xdiff.errors import InputError
 
 SIDES = ("train", "val", "test")
@@ -72,6 +73,13 @@ def split_by_count(subjects: Sequence[str], seed: int, n_val: int, n_test: int) 
         raise InputError("split", f"{len(patients)} patients", f"at least {n_val + n_test} (val {n_val} + test {n_test})")
     sides = {p: "test" if i < n_test else "val" if i < n_test + n_val else "train" for i, p in enumerate(patients)}
     return make_split([(s, patient_of(s), sides[patient_of(s)]) for s in subjects])
+
+
+def split_by_rule(subjects: Sequence[str], rule: SplitRule) -> Split:
+    """By numbers of patients where the rule has them, else by fractions; its committed file is another matter (read_split)."""
+    if rule.n_test or rule.n_val:
+        return split_by_count(subjects, rule.seed, rule.n_val, rule.n_test)
+    return split_by_fraction(subjects, rule.seed, rule.val, rule.test)
 
 
 def make_split(rows: Sequence[tuple[str, str, str]], where: Path | str = "split") -> Split:

@@ -17,7 +17,7 @@ from xdiff.model.diffusion import make_condition
 from xdiff.model.network import Network
 from xdiff.model.sampler import UNIFORM, Denoiser, Fusion, mean_residual, sample_residual
 from xdiff.model.spectrum import Spectra
-from xdiff.model.training import Settings, fit_network
+from xdiff.model.training import Settings, fit_network, make_problem  # noqa: F401
 from xdiff.observation import Observation
 from xdiff.planes import common_axis, project
 

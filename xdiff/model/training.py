@@ -188,11 +188,16 @@ def fit_network(store: Store, split: Split, settings: Settings, workdir: Path) -
     return {**tensors, **core.tensors()}
 
 
+def make_problem(store: Store, split: Split, core: Core, settings: Settings, folder: Path) -> Denoising:
+    """The training problem on a split; folder: where the registration is kept that donors ask for."""
+    draws = Draws.of_training(store, split, core, settings.draws, folder)
+    checks = Checks(draws, split, settings.validate_k, settings.validate_subjects)
+    return Denoising(draws, checks, split.side("val")[: settings.validate_subjects], settings)
+
+
 def _train(store: Store, split: Split, core: Core, settings: Settings, workdir: Path) -> Tensors:
     workdir.mkdir(parents=True, exist_ok=True)
-    draws = Draws.of_training(store, split, core, settings.draws, workdir.parent)
-    checks = Checks(draws, split, settings.validate_k, settings.validate_subjects)
-    problem = Denoising(draws, checks, split.side("val")[: settings.validate_subjects], settings)
+    problem = make_problem(store, split, core, settings, workdir.parent)
     best = run(problem, settings, workdir)
     problem.network.load_state_dict(best)
     fusion = problem.fit_fusion(problem.network.eval())
