@@ -99,7 +99,7 @@ def test_waits_for_data_count(tmp_path: Path, clock: SimpleNamespace, monkeypatc
     def late(*arguments: object) -> Iterator[tuple[object, float]]:
         yield from ((batch, 0.5) for batch, _ in batches(*arguments))
 
-    monkeypatch.setattr(loop, "_batches", late)
+    monkeypatch.setattr(loop, "batches", late)
     fit(Timed(clock), MINUTE, tmp_path)
     assert state(tmp_path).step == 40 and history(tmp_path)[0]["steps_per_s"] == pytest.approx(2 / 3, abs=1e-3)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from conftest import REPOSITORY
 from torch import nn
 
-from xdiff import sizes, timing
+from xdiff import clocks, sizes, timing
 from xdiff.clocks import NetworkClock
 from xdiff.config import Config, MethodEntry, load_config
 from xdiff.errors import InputError, NotSupported
@@ -118,7 +119,8 @@ def test_every_kind_of_row_is_there(measured: Path) -> None:
     assert kinds == once | networks | {("reconstruct", "linear")}
     for row in rows:
         assert float(row["median_s"]) > 0 and float(row["q25_s"]) <= float(row["median_s"]) <= float(row["q75_s"])
-        assert row["shape"] == "24x24x24" and row["device"] and row["torch"] == torch.__version__ and not row["note"]
+        assert row["shape"] == "24x24x24" and row["device"] and row["torch"] == torch.__version__
+        assert row["note"].endswith("waiting for data") if row["what"] == "train_step" else not row["note"]
 
 
 def test_evaluations_are_counted_and_networks_take_a_part_of_the_time(measured: Path) -> None:
@@ -133,6 +135,8 @@ def test_evaluations_are_counted_and_networks_take_a_part_of_the_time(measured: 
             assert float(part["median_s"]) < float(whole["median_s"])
     assert ("reconstruct", "linear", "1", "mean") not in rows  # min_k: 2
     assert rows["reconstruct", "linear", "5", "mean"]["rows"] == "0"
+    for method, seen in (("unet", "2"), ("xdiff", "4")):  # volumes; sections of one volume
+        assert rows["train_step", method, "", ""]["evaluations"] == seen
     assert rows["train_step", "xdiff", "", ""]["batch"] == "1"
 
 
@@ -215,3 +219,57 @@ def test_the_clock_of_a_network_adds_up_its_parts_until_it_is_removed() -> None:
 
 def test_a_method_that_fits_no_core_has_none() -> None:
     assert sizes.core_of(MethodEntry("baselines.interpolation", {"kind": "linear"})) is None
+
+
+def test_a_fit_and_a_training_that_do_not_fit_are_noted_once(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, tried = timing.train, []
+
+    def full(name: str, *rest: Any) -> None:
+        if name == "nearest":  # of `evaluate`
+            return whole(name, *rest)
+        tried.append(name)
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(timing.Timing, "_reconstruct", lambda *_: None)
+    monkeypatch.setattr(timing, "train", full)
+    for _ in range(2):
+        assert measure(config, ["24"], ["gaussian", "unet"], tmp_path / "t.tsv", repeats=3)
+    noted = [(r["what"], r["method"]) for r in read(tmp_path / "t.tsv") if "no room" in r["note"] and not r["median_s"]]
+    assert noted == [("fit", "gaussian"), ("train_step", "unet"), ("train_data", "unet"), ("train_network", "unet")]
+    assert tried == ["gaussian", "unet"]
+
+
+def test_draws_of_many_are_not_measured(config: Config, tmp_path: Path) -> None:
+    zeros = replace(config.methods["zeros"], estimates=("mean", "mean_of_16"))
+    more = replace(config, methods={**config.methods, "zeros": zeros})
+    assert measure(more, ["24"], ["zeros"], tmp_path / "t.tsv", repeats=3)
+    assert {r["estimate"] for r in read(tmp_path / "t.tsv") if r["method"] == "zeros"} == {"mean"}
+
+
+@pytest.mark.parametrize(("left", "count"), [(float("inf"), 9), (18.0, 9), (10.0, 5), (5.0, 3), (0.0, 3)])
+def test_a_budget_cuts_repeats_to_no_fewer_than_three(monkeypatch: pytest.MonkeyPatch, left: float, count: int) -> None:
+    monkeypatch.setattr(clocks, "seconds_of", lambda call: 2.0)
+    monkeypatch.setattr(clocks, "time_left_s", lambda: left)
+    assert clocks.timed(lambda: None, 9) == [2.0] * count
+
+
+def test_the_timed_loop_of_training_is_begun_once_after_data_of_whole_draws(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, begun, used = [], [], []
+
+    def loop(problem: Any, first: int, steps: int, device: torch.device) -> Any:
+        begun.append(first)
+        yield from ((step, 0.0) for step in range(first, steps))
+
+    monkeypatch.setattr(timing, "batches", loop)
+    settings = SimpleNamespace(draws=SimpleNamespace(repeats=5), steps=10**6)
+    trainer = SimpleNamespace(settings=settings, device=torch.device("cpu"), update=used.append, flush=lambda: None)
+    trainer.problem = SimpleNamespace(batch=asked.append)
+    work = timing.Timing(config, ["zeros"], Table(tmp_path / "t.tsv"), 3, tmp_path)
+    work._loop(trainer, [row_of(what, TINY) for what in ("train_step", "train_data", "train_network")])
+    assert asked == [0, *range(20), *range(20, 35)]  # 3 draws of 5 steps each, after 4 x 5 that fill the places
+    assert begun == [35] and [step for step in used if step is not None] == list(range(35, 35 + 5 * timing.TRAIN_STEPS))
+    assert [r["note"] for r in read(tmp_path / "t.tsv")] == ["0% waiting for data", "", ""]

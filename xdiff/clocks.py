@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from xdiff.budget import time_left_s
+
+LEAST = 3  # repeats: quartiles of two are nothing
 SLOW_S = 20.0  # a call that takes longer is warmed up once, not twice
 
 
@@ -26,10 +29,16 @@ def seconds_of(call: Callable[[], Any]) -> float:
 
 
 def timed(call: Callable[[], Any], repeats: int) -> list[float]:
-    """Seconds of `repeats` calls after one or two that warm up."""
-    if seconds_of(call) < SLOW_S:
-        seconds_of(call)
-    return [seconds_of(call) for _ in range(repeats)]
+    """Seconds of `repeats` calls after one or two that warm up; of fewer where the time budget would end before."""
+    return [seconds_of(call) for _ in range(warmed(call, repeats))]
+
+
+def warmed(call: Callable[[], Any], repeats: int) -> int:
+    """Warms up with one call or two; returns how many of `repeats` more the time budget has room for, but no fewer than LEAST."""
+    seconds = seconds_of(call)
+    if seconds < SLOW_S:
+        seconds = seconds_of(call)
+    return repeats if seconds * repeats <= time_left_s() else max(LEAST, int(time_left_s() / seconds))
 
 
 class NetworkClock:

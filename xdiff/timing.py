@@ -11,11 +11,12 @@ from __future__ import annotations
 import csv
 import datetime
 import functools
+import itertools
 import math
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from torch import nn
 from xdiff import __version__
 from xdiff.budget import OutOfTime, time_budget, time_left_s
 from xdiff.checkpoint import read_weights
-from xdiff.clocks import SLOW_S, NetworkClock, seconds_of, timed
+from xdiff.clocks import LEAST, NetworkClock, seconds_of, timed, warmed
 from xdiff.config import Config, MethodEntry, Sweep, digest
 from xdiff.cuda import fast_kernels, training_device
 from xdiff.draws import ECHO
@@ -60,6 +61,7 @@ COLUMNS = (
 ).split()
 SAME = "what method module size K estimate steps device threads version settings".split()  # of a row that is there already
 KS, STEPS = (1, 5, 31), 8
+ESTIMATES = ("mean", "sample")  # mean_of_N costs N samples
 UNFIT = (MemoryError, torch.OutOfMemoryError, NotSupported)  # a row says so, the others are measured
 TRAIN_STEPS = 12
 FIT_VALUES = 150_000  # voxels times contrasts up to which a fit is measured: it is minutes there
@@ -93,6 +95,18 @@ class Table:
         if time_left_s() <= 0:
             raise OutOfTime(" ".join(row[name] for name in ("what", "method", "size") if name in row))
         return False
+
+    @contextmanager
+    def noting(self, rows: Sequence[dict[str, Any]]) -> Iterator[None]:
+        """What does not fit inside becomes a note on each of the rows that has not been added by then, so that it is not tried
+        again."""
+        try:
+            yield
+        except UNFIT as error:
+            note = f"{type(error).__name__}: {str(error)[:100]}".replace("\n", " ")
+            for row in rows:
+                if self._key(row) not in self.keys:
+                    self.add(row, [], note=note)
 
     def add(self, row: dict[str, Any], seconds: Sequence[float], **found: Any) -> None:
         quartiles = np.percentile(seconds, (50, 25, 75)) if len(seconds) else []
@@ -143,10 +157,6 @@ def _memory(device: str) -> Iterator[Callable[[], int]]:
 # What is measured ---------------------------------------------------------------------------------------------------
 
 
-def _note(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error)[:100]}".replace("\n", " ")
-
-
 class Timing:
     """All rows of some methods at some sizes."""
 
@@ -165,10 +175,7 @@ class Timing:
             self._fit(size, name, entry)
             self._reconstruct(size, prepared, name, entry)
             if settings_of(entry) and size.values <= TRAINED_VALUES:
-                try:
-                    self._train(size, prepared, name, entry)
-                except UNFIT as error:
-                    self.table.add(row_of("train_step", size, name, entry), [], note=_note(error))
+                self._train(size, prepared, name, entry)
 
     def small_weights(self, name: str, contrasts: int) -> Path:
         """Weights of a method, trained on small volumes of so many contrasts in seconds."""
@@ -213,13 +220,13 @@ class Timing:
         if self.table.has(row):
             return
         whole, out = prepare(size, ROWS, self.folder / f"{size.name}-whole"), self.folder / "fitted" / name
-        with _memory(row["device"]) as peak:
+        with self.table.noting([row]), _memory(row["device"]) as peak:
             self.table.add(row, [seconds_of(lambda: train(name, entry, whole.store, whole.split, out))], peak_mib=peak())
 
     def _reconstruct(self, size: Size, prepared: Prepared, name: str, entry: MethodEntry) -> None:
         """Reconstructions, and the calls of the network in them."""
         known = {"rows": rows_at(entry, size) if entry.learns else 0}
-        asked = [(k, estimate) for k in KS if k >= entry.min_k for estimate in entry.estimates]
+        asked = [(k, estimate) for k in KS if k >= entry.min_k for estimate in ESTIMATES if estimate in entry.estimates]
         rows = {pair: row_of("reconstruct", size, name, entry, K=pair[0], estimate=pair[1], **known) for pair in asked}
         rows = {(k, e): {**row, "steps": STEPS if e != "mean" and entry.stepped else 1} for (k, e), row in rows.items()}
         if all([self.table.has(row) for row in rows.values()]):
@@ -229,14 +236,12 @@ class Timing:
             observation = observation_of(prepared, k)
             if observation is None or self.table.has(row):
                 continue
-            try:
+            with self.table.noting([row]):
                 if method is None:
                     folder = self.folder / size.name / f"{name}-weights"
                     weights = weights_at(size, self.small_weights(name, size.contrasts), entry, folder)
                     method = load_module(entry).load(weights)
                 self._one(method, observation, row, estimate)
-            except UNFIT as error:
-                self.table.add(row, [], note=_note(error))
 
     def _one(self, method: Any, observation: Observation, row: dict[str, Any], estimate: str) -> None:
         """Reconstructions, and in the same calls what the network takes of them."""
@@ -249,10 +254,8 @@ class Timing:
             evaluations = method.reconstruct(observation, row["steps"], estimate, generator)[2]
 
         with _memory(row["device"]) as peak:
-            if seconds_of(call) < SLOW_S:  # warmed once where it is slow
-                seconds_of(call)
             whole, inside = [], []
-            for _ in range(self.repeats):
+            for _ in range(warmed(call, self.repeats)):
                 if clock:
                     clock.take()
                 whole.append(seconds_of(call))
@@ -266,41 +269,56 @@ class Timing:
     def _train(self, size: Size, prepared: Prepared, name: str, entry: MethodEntry) -> None:
         """A step of training, with its data made beside it; making the data alone; the network's part alone."""
         settings = replace(settings_of(untrained(entry)), steps=10**6)
-        known = {"rows": rows_at(entry, size), "batch": settings.volumes}
+        seen = settings.volumes * getattr(settings, "sections", 1)  # sections, of a method that draws some of every volume
+        known = {"rows": rows_at(entry, size), "batch": settings.volumes, "evaluations": seen}
         rows = [row_of(what, size, name, entry, **known) for what in ("train_step", "train_data", "train_network")]
-        if all([self.table.has(row) for row in rows]):
+        rows = [row for row in rows if not self.table.has(row)]
+        if not rows:
             return
-        folder = self.folder / size.name / f"{name}-training"
-        tensors, _ = read_weights(weights_at(size, self.small_weights(name, size.contrasts), entry, folder))
-        core = Core.of(tensors, settings.base, training_device())
-        names = prepared.split.side("train")
-        core.linear.patients = tuple(names[i % len(names)] for i in range(len(tensors["rows"])))  # to be left out of it
-        core.prepare()
-        problem = load_module(entry).make_problem(prepared.store, prepared.split, core, settings, folder)
-        trainer = Trainer(problem, settings)
-        for row in rows:
-            row["precision"] = "bfloat16" if trainer.fast else "float32"
+        with self.table.noting(rows):
+            folder = self.folder / size.name / f"{name}-training"
+            tensors, _ = read_weights(weights_at(size, self.small_weights(name, size.contrasts), entry, folder))
+            core = Core.of(tensors, settings.base, training_device())
+            names = prepared.split.side("train")
+            core.linear.patients = tuple(names[i % len(names)] for i in range(len(tensors["rows"])))  # to be left out of it
+            core.prepare()
+            trainer = Trainer(load_module(entry).make_problem(prepared.store, prepared.split, core, settings, folder), settings)
+            for row in rows:
+                row["precision"] = "bfloat16" if trainer.fast else "float32"
+            self._loop(trainer, rows)
+
+    def _loop(self, trainer: Trainer, rows: Sequence[dict[str, Any]]) -> None:
+        """Times of the rows, by what they are of. The loop is not begun anew for every repeat: nothing is prepared ahead of a
+        first batch."""
+        problem, repeats = trainer.problem, trainer.settings.draws.repeats
         with fast_kernels(trainer.device), _memory(rows[0]["device"]) as peak:
-            batch = problem.batch(0)
-            network = timed(lambda: self._steps(trainer, lambda step: batch), 3)
-            steady = ECHO * settings.draws.repeats  # before, every place of a batch has a draw of its own to make
+            one = problem.batch(0)
+            network = timed(lambda: self._steps(trainer, itertools.repeat((one, 0.0))), LEAST)
+            steady = ECHO * repeats  # before, every place of a batch has a draw of its own to make
             for step in range(steady):
                 problem.batch(step)
-            count = -(-TRAIN_STEPS // settings.draws.repeats) * settings.draws.repeats
+            count = -(-TRAIN_STEPS // repeats) * repeats
             data = [seconds_of(lambda step=step: problem.batch(step)) for step in range(steady, steady + count)]
-            whole = timed(lambda: self._steps(trainer, None), 3)
-            for row, seconds, share in zip(rows, (whole, data, network), (TRAIN_STEPS, 1, TRAIN_STEPS), strict=True):
-                mean = [float(np.mean(seconds))] if share == 1 else [s / share for s in seconds]  # draws are used several times
-                self.table.add(row, mean, peak_mib=peak())
+            waits: list[float] = []
+            with closing(batches(problem, steady + count, trainer.settings.steps, trainer.device)) as made:
+                whole = timed(lambda: waits.append(self._steps(trainer, made)), LEAST)
+            memory, per_step = peak(), {"train_step": whole, "train_network": network}
+            seconds = {what: [s / TRAIN_STEPS for s in found] for what, found in per_step.items()}
+            seconds["train_data"] = [float(np.mean(data))]  # draws are used several times
+            waiting = f"{sum(waits[-len(whole) :]) / sum(whole):.0%} waiting for data"
+            for row in rows:
+                note = waiting if row["what"] == "train_step" else ""
+                self.table.add(row, seconds[row["what"]], peak_mib=memory, note=note)
 
     @staticmethod
-    def _steps(trainer: Trainer, batch: Callable[[int], Any] | None) -> None:
-        """TRAIN_STEPS steps of the loop, on batches made as the loop makes them or on a given one."""
-        first = trainer.step
-        made = batches(trainer.problem, first, first + TRAIN_STEPS, trainer.device) if batch is None else None
-        for step in range(first, first + TRAIN_STEPS):
-            trainer.update(batch(step) if made is None else next(made)[0])
+    def _steps(trainer: Trainer, made: Iterator[tuple[Any, float]]) -> float:
+        """TRAIN_STEPS steps on batches as `loop.batches` gives them; returns the seconds waited for these."""
+        waited = 0.0
+        for batch, seconds in itertools.islice(made, TRAIN_STEPS):
+            trainer.update(batch)
+            waited += seconds
         trainer.flush()
+        return waited
 
 
 def measure(
@@ -311,8 +329,8 @@ def measure(
     sizes: of sizes.SIZES or the configuration's grids; repeats: timed calls of a row. Raises InputError on names that are not
     there, or a file that is no such table.
     """
-    if repeats < 3:
-        raise InputError("--repeats", repeats, "at least 3: quartiles of two are nothing")
+    if repeats < LEAST:
+        raise InputError("--repeats", repeats, f"at least {LEAST}: quartiles of two are nothing")
     wanted = [size_of(name, config) for name in sizes]
     with tempfile.TemporaryDirectory(prefix="xdiff-timing-") as folder, time_budget(budget_min):
         timing = Timing(config, methods, Table(out), repeats, Path(folder))
