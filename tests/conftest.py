@@ -22,7 +22,7 @@ from xdiff.observation import Observation, observe
 from xdiff.planes import Plane
 from xdiff.sample import sample
 from xdiff.train import train
-from xdiff.volumes import write_volume
+from xdiff.volumes import read_volume, write_volume
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PRESETS = REPOSITORY / "workflow" / "presets"
@@ -98,7 +98,8 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 
 def write_tumours(root: Path, n: int = 8) -> None:
-    """Labels for `write_heads`: oedema with an enhancing rim about a core, somewhere else in each; in every other a second."""
+    """Tumours in `write_heads`, dark in T1w and bright in T2w: oedema with an enhancing rim about a core, elsewhere in each; in
+    every other head a second."""
     for i in range(n):
         labels = np.zeros((22, 26, 20), np.uint8)
         at = 6 + i % 3
@@ -107,7 +108,11 @@ def write_tumours(root: Path, n: int = 8) -> None:
         labels[at + 2 : at + 5, 11:14, 9:11] = 1
         if i % 2:
             labels[8:11, 20:23, 15:18] = 2
-        write_volume(root / f"sub-{i:02d}/anat/sub-{i:02d}_seg.nii.gz", labels, HEAD_AFFINE)
+        stem = root / f"sub-{i:02d}/anat/sub-{i:02d}"
+        write_volume(Path(f"{stem}_seg.nii.gz"), labels, HEAD_AFFINE)
+        for suffix, factors in (("T1w", (1, 0.3, 0.6, 0.9)), ("T2w", (1, 2.5, 2.0, 1.5))):
+            path = Path(f"{stem}_{suffix}.nii.gz")
+            write_volume(path, read_volume(path).array * np.array(factors, np.float32)[labels], HEAD_AFFINE)
 
 
 @pytest.fixture(scope="session")

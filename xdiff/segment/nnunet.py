@@ -227,6 +227,8 @@ def trainer_of(plans: dict[str, Any], dataset: Path, tier: Tier, fold: int, resu
     trainer.num_epochs, trainer.num_iterations_per_epoch = tier.epochs, tier.iterations
     trainer.num_val_iterations_per_epoch = max(1, tier.iterations // 5)
     trainer.save_every = 1 if tier.epochs <= 100 else 10
+    if trainer.configuration_manager.network_arch_init_kwargs["n_stages"] < 3:
+        trainer.enable_deep_supervision = False  # on arrays this small its weights would be 0 / 0
     return trainer
 
 
@@ -241,6 +243,9 @@ def _train_fold(plans: dict[str, Any], dataset: Path, tier: Tier, fold: int) -> 
         trainer.load_checkpoint(str(latest))
         print(f"nnU-Net: fold {fold} goes on at epoch {trainer.current_epoch} of {tier.epochs}")
     trainer.run_training()
+    if not all(bool(p.isfinite().all()) for p in trainer.network.parameters()):
+        (folder / "checkpoint_final.pth").unlink()
+        raise FloatingPointError(f"{folder}: weights that are not finite after training, expected finite ones")
 
 
 def results_folder(out: Path, dataset: str, plans: str, configuration: str, fold: int) -> Path:
