@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from xdiff.observation import Observation, observe
 from xdiff.planes import Plane
 from xdiff.sample import sample
 from xdiff.train import train
+from xdiff.unit_costs import Costs, read_costs
 from xdiff.volumes import read_volume, write_volume
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -132,6 +134,22 @@ def linear_run(tumours: Prepared, tmp_path_factory: pytest.TempPathFactory) -> P
     train("linear", entry, tumours.store, tumours.split, folder / "model")
     sample(entry, folder / "model", tumours.store, tumours.split, Sweep(K=(3, 5)), folder / "samples")
     return folder / "samples" / "manifest-1-of-1.tsv"
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Callable[..., Path]:
+    """Writes rows as a file of unit costs."""
+    from plan_costs import write_costs
+
+    return lambda rows, name="costs.tsv": write_costs(tmp_path / name, rows)
+
+
+@pytest.fixture
+def costs(table: Callable[..., Path]) -> Costs:
+    """Those of plan_costs.ROWS."""
+    from plan_costs import ROWS
+
+    return read_costs([table(ROWS, "all.tsv")])
 
 
 def observe_test(cohort: Prepared, planes: list[Plane]) -> Observation:

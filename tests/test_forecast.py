@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import PRESETS, REPOSITORY, Prepared, overlays
-from plan_costs import CORE, GAUSSIAN, GPU, ROWS, TRIVIAL, UNET, configured, lines_of, trained, write_costs
+from plan_costs import CORE, GAUSSIAN, GPU, ROWS, TRIVIAL, UNET, configured, lines_of, trained
 
 from xdiff import bench, local_fit
 from xdiff.config import Cohort, SplitRule, load_config
@@ -19,18 +19,6 @@ from xdiff.forecast import Forecast, planned_split
 from xdiff.model import training
 from xdiff.train import train
 from xdiff.unit_costs import Costs, read_costs
-
-
-@pytest.fixture
-def table(tmp_path: Path) -> Callable[..., Path]:
-    """Writes rows as a file of unit costs."""
-    return lambda rows, name="costs.tsv": write_costs(tmp_path / name, rows)
-
-
-@pytest.fixture
-def costs(tmp_path: Path) -> Costs:
-    return read_costs([write_costs(tmp_path / "all.tsv", ROWS)])
-
 
 # Jobs ---------------------------------------------------------------------------------------------------------------
 

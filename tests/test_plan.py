@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import PRESETS, Prepared
-from plan_costs import CPU, GAUSSIAN, LOCAL, ROWS, configured, lines_of, trained, write_costs
+from plan_costs import CPU, GAUSSIAN, LOCAL, ROWS, configured, lines_of, trained
 
 from xdiff import cli, plan
 from xdiff.config import Cohort, Grid, SplitRule
@@ -17,18 +17,6 @@ from xdiff.forecast import Forecast, Line
 from xdiff.plan import Disk, disk, duration, makespan_s, pieces, remarks
 from xdiff.train import train
 from xdiff.unit_costs import Costs, read_costs
-
-
-@pytest.fixture
-def table(tmp_path: Path) -> Callable[..., Path]:
-    """Writes rows as a file of unit costs."""
-    return lambda rows, name="costs.tsv": write_costs(tmp_path / name, rows)
-
-
-@pytest.fixture
-def costs(tmp_path: Path) -> Costs:
-    return read_costs([write_costs(tmp_path / "all.tsv", ROWS)])
-
 
 # Totals -------------------------------------------------------------------------------------------------------------
 

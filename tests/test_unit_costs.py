@@ -6,23 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from plan_costs import CPU, GPU, ROWS, SMALL, TRIVIAL, XDIFF, row, write_costs
+from plan_costs import CPU, GPU, ROWS, SMALL, TRIVIAL, XDIFF, row
 
 from xdiff import plan
 from xdiff.errors import InputError
 from xdiff.plan import costs_of
 from xdiff.unit_costs import Costs, Wanted, read_costs
-
-
-@pytest.fixture
-def table(tmp_path: Path) -> Callable[..., Path]:
-    """Writes rows as a file of unit costs."""
-    return lambda rows, name="costs.tsv": write_costs(tmp_path / name, rows)
-
-
-@pytest.fixture
-def costs(tmp_path: Path) -> Costs:
-    return read_costs([write_costs(tmp_path / "all.tsv", ROWS)])
 
 
 def wanted(what: str = "reconstruct", **more: object) -> Wanted:

@@ -24,6 +24,7 @@ from xdiff.train import load_module
 from xdiff.unit_costs import Cost, Costs, Wanted
 
 if TYPE_CHECKING:
+    from xdiff.local_fit import CoreSettings
     from xdiff.loop import TrainingSettings
 
 CORE_ROW = ("gaussian_local", "baselines.gaussian_local")  # whose `fit` is the core of all methods, where theirs was not measured
@@ -222,7 +223,7 @@ class Forecast:
             return 0
         (core, settings), split = settings_of(entry), self.split_of(trained_on)
         rows = len(split.with_training(settings.patients if settings else 0).side("train"))
-        return min(rows * (1 + core.warped_rows), max(rows, core.max_volumes)) if core else rows
+        return combined(core, rows) if core else rows
 
     def _sharded(self, step: Step, number: int) -> str:
         shards = self.config.run.shards
@@ -260,6 +261,11 @@ def _is_plain(point: Point) -> bool:
     where too little would stay unseen, sections do not fit, or the method does not support them."""
     everywhere = point.policy in ("uniform", "centre", "random")
     return point.K == 1 and everywhere and not point.thickness_mm and point.contrasts_given == "all"
+
+
+def combined(core: CoreSettings, rows: int) -> int:
+    """Volumes that a core combines: training volumes and their warped copies, as far as it has room."""
+    return min(rows * (1 + core.warped_rows), max(rows, core.max_volumes))
 
 
 def settings_of(entry: MethodEntry) -> tuple[Any, TrainingSettings | None]:

@@ -15,9 +15,7 @@ import functools
 import itertools
 import math
 import os
-import resource
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -36,7 +34,7 @@ from xdiff.budget import time_budget, time_left_s
 from xdiff.cuda import channels_last, fast_kernels, training_device
 from xdiff.errors import InputError
 from xdiff.official_networks import SIZE, build, call_of
-from xdiff.sample import device_name
+from xdiff.sample import device_name, peak_mib
 
 COLUMNS = (
     "what method module size shape spacing_mm contrasts K estimate steps rows evaluations batch precision repeats "
@@ -160,8 +158,7 @@ def _peak_mib(device: torch.device) -> int:
     """On CUDA what tensors took at most in this row; on a CPU what the process took at most so far."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak // (1024 * 1024 if sys.platform == "darwin" else 1024)
+    return peak_mib()
 
 
 def _settings(device: torch.device, repeats: int) -> dict[str, str]:

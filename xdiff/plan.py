@@ -21,7 +21,7 @@ from typing import NamedTuple
 from xdiff.bench import REPOSITORY
 from xdiff.config import Config, Job, MethodEntry, load_config, parts_of
 from xdiff.errors import InputError, ManyInputErrors
-from xdiff.forecast import Forecast, Line, settings_of
+from xdiff.forecast import Forecast, Line, combined, settings_of
 from xdiff.unit_costs import Costs, read_costs
 
 TIMING = REPOSITORY / "results" / "reference" / "timing"
@@ -121,7 +121,7 @@ def _weights_bytes(forecast: Forecast, line: Line, entry: MethodEntry) -> int:
         inner = _weights_bytes(forecast, line, other)
     made = {key[0] for key, owner in forecast.owners.items() if owner == line.place}
     if core:
-        rows = (1 + ("core" in made)) * min(rows * (1 + core.warped_rows), max(rows, core.max_volumes))
+        rows = (1 + ("core" in made)) * combined(core, rows)
     per_value = 4 if cohort.norm == "none" else 2
     values = rows * math.prod(config.grids[grid].shape) * len(cohort.contrasts)
     network = sum(p.numel() for p in settings.network(len(cohort.contrasts)).parameters()) if settings else 0

@@ -141,7 +141,7 @@ def _one(
         "train_seed": config["params"].get("seed", 0),
         "evaluations": evaluations,
         "seconds": round(seconds, 5),
-        "peak_mib": _peak_mib(),
+        "peak_mib": peak_mib(),
         "device": getattr(method(), "device_name", device_name()),
         "weights": config["sha256"][:12],
         "split": split.sha[:12],
@@ -204,7 +204,7 @@ def _shard(subjects: list[str], shard: str) -> list[str]:
     return subjects[i - 1 :: n]
 
 
-def _peak_mib() -> int:
+def peak_mib() -> int:
     """Largest memory of this process so far, in MiB (Linux counts in KiB, macOS in bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (1024 * 1024 if sys.platform == "darwin" else 1024)
