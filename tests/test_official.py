@@ -152,10 +152,10 @@ def test_bfloat16_rows_run_under_autocast_with_channels_last_and_float32_rows_as
 
 def test_all_rows_of_a_run_carry_the_commit_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashes = iter(["old\n", *["new\n"] * 9])
-    monkeypatch.setattr(official.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=next(hashes)))
-    official._commit.cache_clear()
+    monkeypatch.setattr(clocks.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=next(hashes)))
+    official.commit.cache_clear()
     measure(tmp_path / "official.tsv", 1, networks=Shelf(), device=CPU)
-    official._commit.cache_clear()
+    official.commit.cache_clear()
     assert set(table(tmp_path / "official.tsv")["commit"]) == {"old"}
 
 

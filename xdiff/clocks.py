@@ -1,9 +1,12 @@
-"""Seconds of a call and of the network in it; a GPU has ended whenever a clock is read."""
+"""Seconds of a call and of the network in it (a GPU has ended whenever a clock is read), and of which commit they are."""
 
 from __future__ import annotations
 
+import functools
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,6 +42,16 @@ def warmed(call: Callable[[], Any], repeats: int) -> int:
     if seconds < SLOW_S:
         seconds = seconds_of(call)
     return repeats if seconds * repeats <= time_left_s() else max(LEAST, int(time_left_s() / seconds))
+
+
+@functools.cache
+def commit() -> str:
+    """Short hash of the checkout when first asked; empty where there is none to ask."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 class NetworkClock:

@@ -11,11 +11,9 @@ A measured row is one call of one network, alone in memory; what a volume costs 
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -31,6 +29,7 @@ from torch import nn
 
 from xdiff import __version__
 from xdiff.budget import time_budget, time_left_s
+from xdiff.clocks import commit
 from xdiff.cuda import channels_last, fast_kernels, training_device
 from xdiff.errors import InputError
 from xdiff.official_networks import SIZE, build, call_of
@@ -79,7 +78,7 @@ def measure(
     if repeats < 1:
         raise InputError("--repeats", repeats, "at least 1")
     device = device or training_device()
-    _commit()  # of the code that runs, whatever is committed meanwhile
+    commit()  # of the code that runs, whatever is committed meanwhile
     rows = read_rows(out, _settings(device, repeats))
     done = {(row["what"], int(row["batch"]), row["precision"]) for row in rows}
     pending = [case for case in cases(device) if case not in done]
@@ -123,7 +122,7 @@ def _measured(case: Case, network: nn.Module, repeats: int, device: torch.device
         q25_s=f"{q25:.6g}",
         q75_s=f"{q75:.6g}",
         peak_mib=_peak_mib(device),
-        commit=_commit(),
+        commit=commit(),
         date=date.today().isoformat(),
         note="; ".join(notes),
         **_settings(device, repeats),
@@ -166,16 +165,6 @@ def _settings(device: torch.device, repeats: int) -> dict[str, str]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device_name()
     shared = {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__, "repeats": repeats}
     return {key: str(value) for key, value in shared.items()}
-
-
-@functools.cache
-def _commit() -> str:
-    """Short hash of the checkout when first asked; empty where there is none to ask."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
 
 
 # Rows --------------------------------------------------------------------------------------------------------------

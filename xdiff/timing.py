@@ -13,7 +13,6 @@ import datetime
 import functools
 import itertools
 import math
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -28,7 +27,7 @@ from torch import nn
 from xdiff import __version__
 from xdiff.budget import OutOfTime, time_budget, time_left_s
 from xdiff.checkpoint import read_weights
-from xdiff.clocks import LEAST, NetworkClock, seconds_of, timed, warmed
+from xdiff.clocks import LEAST, NetworkClock, commit, seconds_of, timed, warmed
 from xdiff.config import Config, MethodEntry, Sweep, digest
 from xdiff.cuda import fast_kernels, training_device
 from xdiff.draws import ECHO
@@ -126,10 +125,8 @@ class Table:
 
 @functools.cache
 def _machine() -> dict[str, Any]:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)  # "" where it is no checkout
     where = {"threads": torch.get_num_threads(), "torch": torch.__version__, "version": __version__}
-    return {**where, "commit": found.stdout.strip(), "date": datetime.date.today().isoformat()}
+    return {**where, "commit": commit(), "date": datetime.date.today().isoformat()}
 
 
 def row_of(what: str, size: Size, name: str = "", entry: MethodEntry | None = None, **known: Any) -> dict[str, Any]:
