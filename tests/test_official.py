@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xdiff import bench, budget, official
+from xdiff import bench, budget, clocks, official
 from xdiff.errors import InputError
 from xdiff.official import BFLOAT16, COLUMNS, FLOAT32, Case, cases, measure, seconds, volume_rows
 from xdiff.official_networks import build, call_of, guided_step
