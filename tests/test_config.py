@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from xdiff.config import (
+    TIERS,
     Cohort,
     Config,
     Job,
     MethodEntry,
+    Segment,
     Sweep,
     digest,
     from_dict,
@@ -22,7 +24,10 @@ from xdiff.config import (
     jobs,
     load_config,
     merge,
+    segment_jobs,
+    segment_json,
     to_json,
+    without_fold,
 )
 from xdiff.errors import InputError
 
@@ -108,6 +113,10 @@ def test_json_gives_the_same_entry_back(entry: Config | Cohort) -> None:
         (at("sweeps.s.estimate", ["median"]), "sweeps.*.estimate", "median", "mean_of_N"),
         (at("sweeps.s.estimate", ["mean_of_0"]), "sweeps.*.estimate", "mean_of_0", "mean_of_N"),
         (at("sweeps.s.K", [0]), "sweeps.*", "K (0,)", "K >= 1"),
+        (at("sweeps.s", {"K": [5], "policy": ["every_fifth"]}), "sweeps.*", "policies ('every_fifth',)", "K: [0]"),
+        (at("sweeps.s", {"K": [0], "policy": ["every_fifth", "uniform"]}), "sweeps.*", "K (0,)", "every_fifth alone"),
+        (at("segment", {"tier": "best"}), "segment.tier", "'best'", "'cpu'"),
+        (at("run.segmented", ["s", "other"]), "run.segmented", "'other'", "'s'"),
         (at("sweeps.s.steps", [1001]), "sweeps.*", "steps (1001,)", "1..1000"),
         (
             at("sweeps.s", {"contrasts_given": ["T1w+T2w"], "only": {"cohorts": ["a"]}}),
@@ -227,3 +236,25 @@ def test_digests_follow_every_key_and_nothing_else() -> None:
     assert digest(MethodEntry("a", params={"x": 1, "y": 2})) == digest(MethodEntry("a", params={"y": 2, "x": 1}))
     assert digest(MethodEntry("a", params={"x": 1})) != digest(MethodEntry("a", params={"x": 2}))
     assert digest(Sweep(K=(1,))) != digest(Sweep(K=(2,)))
+
+
+def test_folds_of_a_cohort_stand_under_its_name() -> None:
+    assert without_fold("tcga-lgg.fold2") == "tcga-lgg" and without_fold("ixi-2mm") == "ixi-2mm"
+    assert without_fold("a.fold1+b") == "a+b" and without_fold("a.folds") == "a.folds"
+
+
+def test_what_is_segmented_has_labels_and_is_asked_for() -> None:
+    config = from_dict(Config, changed(at("run.segmented", ["t"])))
+    found = segment_jobs(config)
+    assert {(job.cohort, job.sweep, job.method) for job in found} == {("a", "t", "m")} and found
+    assert segment_jobs(from_dict(Config, GOOD)) == []
+
+
+def test_resources_are_no_part_of_what_a_segmenter_depends_on() -> None:
+    assert segment_json(Segment(threads=8, gpu=1)) == segment_json(Segment()) != segment_json(Segment(epochs=3))
+
+
+def test_tiers_are_those_of_the_segmenter() -> None:
+    from xdiff.segment.nnunet import TIERS as OWN
+
+    assert set(TIERS) == set(OWN)

@@ -29,7 +29,8 @@ ORDER = (
     ),
     *("resident", "kinds", "local", "local_fit", "augment", "draws", "progress", "loop", "model"),
     *("train", "sample", "stats", "metrics", "segment", "trust"),
-    *("markup", "layout", "posterior_checks", "ablation", "drawing", "panel", "captions", "step_sweep", "training_curves"),
+    *("markup", "layout", "posterior_checks", "ablation", "tumours", "drawing", "panel", "captions", "step_sweep"),
+    *("training_curves", "tumour_figures", "tumour_panel"),
     *("quality_vs_seconds", "ablation_figure", "tables", "figures", "report", "reference"),
     *("clocks", "sizes", "timing", "official_networks", "official", "bench", "unit_costs", "forecast", "plan", "cli"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,8 +24,9 @@ from xdiff.data.store import Store
 from xdiff.errors import InputError
 from xdiff.metrics.evaluate import evaluate, parse_given
 from xdiff.observation import Point, choose_planes
-from xdiff.sample import sample
+from xdiff.sample import other_patient, sample
 from xdiff.train import train
+from xdiff.volumes import read_volume
 
 CONTRACT = (
     "subject target prediction std trained_on cohort grid method axis indices given contrasts_given K gap_mm policy "
@@ -374,3 +376,56 @@ def test_contrasts_that_the_cohort_lacks_are_refused_before_any_volume_is_made(h
     with pytest.raises(InputError, match=r"cohort heads: found 'FLAIR', expected all, or some of \['T1w', 'T2w'\]"):
         run(heads, PROBE, Sweep(contrasts_given=("all", "FLAIR")), tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+# Another patient's sections --------------------------------------------------------------------------------------------
+
+
+def test_swap_gives_the_next_patients_sections_at_the_same_places(heads: Prepared, tmp_path: Path) -> None:
+    """On the hidden volume's own scale, or the scanner's gain would tell the patients apart."""
+    nearest = MethodEntry("baselines.interpolation", {"kind": "nearest"}, learns=False)
+    table = run(heads, nearest, Sweep(K=(2,), policy=("uniform", "swap")), tmp_path)
+    store, (one, other) = heads.store, heads.split.side("test")
+    for subject, donor in ((one, other), (other, one)):
+        own, swapped = (table[(table["subject"] == subject) & (table["policy"] == p)].iloc[0] for p in ("uniform", "swap"))
+        assert own["given"] == swapped["given"]
+        for row, shown in ((own, subject), (swapped, donor)):
+            at = parse_given(row["given"])[0].index
+            expected = store.volume(shown)[0][:, :, at] * store.scale(subject)[0]
+            found = read_volume(row["prediction"]).array[:, :, at]
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-3)
+    assert set(evaluate(tmp_path / "out" / "manifest-1-of-1.tsv")["policy"]) == {"uniform", "swap"}
+
+
+def test_a_swapped_volume_is_made_again_where_the_donor_has_changed(heads: Prepared, tmp_path: Path) -> None:
+    folder = tmp_path / "2mm"
+    shutil.copytree(heads.store.folder, folder)
+    copy = heads._replace(store=Store(folder))
+    sweep = Sweep(K=(1,), policy=("swap",))
+    run(copy, PROBE, sweep, tmp_path)
+    before = mtimes(tmp_path / "out")
+    donor, other = heads.split.side("test")
+    sidecar = folder / "volumes" / f"{donor}.json"
+    sidecar.write_text(sidecar.read_text().replace(copy.store.sidecar(donor)["sha256"], "0" * 64))
+    run(copy, PROBE, sweep, tmp_path)
+    after = mtimes(tmp_path / "out")
+    assert all(after[path] != before[path] for path in before if other in str(path)) and any(other in str(p) for p in before)
+
+
+def test_visits_of_one_patient_are_never_swapped() -> None:
+    subjects = ["BraTS-GLI-00001-000", "BraTS-GLI-00001-001", "BraTS-GLI-00002-000"]
+    assert [other_patient(s, subjects) for s in subjects] == [subjects[2], subjects[2], subjects[0]]
+    with pytest.raises(InputError, match="at least two test patients"):
+        other_patient(subjects[0], subjects[:2])
+
+
+def test_every_fifth_section_is_one_point_however_many_there_are(field: Prepared, tmp_path: Path) -> None:
+    cubic = MethodEntry("baselines.interpolation", {"kind": "cubic"}, learns=False, min_k=4)
+    table = run(field, cubic, Sweep(K=(0,), policy=("every_fifth",)), tmp_path)
+    assert len(table) == 3 and set(table["K"]) == {0} and set(table["gap_mm"]) == {20.0}
+    assert {tuple(p.index for p in parse_given(given)) for given in table["given"]} == {(2, 7, 12, 17)}
+
+
+def test_fewer_than_four_sections_are_not_every_fifth(heads: Prepared, tmp_path: Path) -> None:
+    assert run(heads, PROBE, Sweep(K=(0,), policy=("every_fifth",)), tmp_path).empty
+    assert "at least 4 needed" in read_manifest(tmp_path / "out", kind="skipped")["reason"].item()

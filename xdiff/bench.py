@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,19 @@ import pandas as pd
 
 from xdiff import tables
 from xdiff.budget import OutOfTime, time_budget, time_left_s
-from xdiff.config import EMBEDDED, Config, Job, digest, jobs, load_config, method_json, parts_of, raw_folder
+from xdiff.config import (
+    EMBEDDED,
+    Config,
+    Job,
+    digest,
+    jobs,
+    load_config,
+    method_json,
+    parts_of,
+    raw_folder,
+    segment_jobs,
+    segment_json,
+)
 from xdiff.data.__main__ import generate, split
 from xdiff.data.joint import open_data
 from xdiff.data.preprocess import preprocess
@@ -38,6 +51,11 @@ from xdiff.metrics.__main__ import collect
 from xdiff.metrics.evaluate import evaluate
 from xdiff.metrics.panel import build_panels
 from xdiff.sample import sample
+from xdiff.segment import nnunet
+from xdiff.segment.evaluate import write_scores
+from xdiff.segment.masks import METHODS as REAL
+from xdiff.segment.masks import make_masks
+from xdiff.segment.panel import build_tumour_panels
 from xdiff.train import HISTORY, UNFINISHED, train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -66,7 +84,7 @@ class Step(NamedTuple):
         if self.stage == "train":
             origin, grid, method = self.at
             return f"{method}@{origin} {grid}"
-        if self.stage == "sample":
+        if self.stage in ("sample", "segment"):
             job = Job(*self.at)
             return f"{job.method}@{job.trained_on} {job.cohort} {job.grid} {job.sweep}"
         return " ".join(self.at)
@@ -84,7 +102,15 @@ def steps(config: Config) -> Iterator[Step]:
     yield from (Step("preprocess", store) for store in stores)
     yield from (Step("train", at) for at in sorted({(j.trained_on, j.grid, j.method) for j in grid_jobs}))
     yield from (Step("sample", job) for job in grid_jobs)
+    masked = segment_jobs(config)
+    yield from (Step("segmenter", at) for at in sorted({(job.cohort, job.grid) for job in masked}))
+    yield from (Step("segment", job) for job in with_real(masked))
     yield Step("collect")
+
+
+def with_real(masked: Sequence[Job]) -> list[Job]:
+    """The jobs whose volumes are segmented, and after them, as methods, the real volumes and the control of every sweep."""
+    return [*masked, *dict.fromkeys(job._replace(method=name) for job in masked for name in REAL.values())]
 
 
 def tasks(config: Config, out: Path, data_root: Path | None) -> Iterator[Task]:
@@ -94,7 +120,9 @@ def tasks(config: Config, out: Path, data_root: Path | None) -> Iterator[Task]:
         "preprocess": lambda cohort, grid: _preprocess_tasks(config, cohort, grid, out, data_root),
         "train": lambda origin, grid, method: _train_tasks(config, origin, grid, method, out),
         "sample": lambda *job: _sample_tasks(config, Job(*job), out),
-        "collect": lambda: _final_tasks(jobs(config), out),
+        "segmenter": lambda cohort, grid: _segmenter_tasks(config, cohort, grid, out),
+        "segment": lambda *job: _segment_tasks(config, Job(*job), out),
+        "collect": lambda: _final_tasks(config, out),
     }
     for step in steps(config):
         yield from made[step.stage](*step.at)
@@ -131,16 +159,39 @@ def _sample_tasks(config: Config, job: Job, out: Path) -> Iterator[Task]:
     yield Task(f"evaluate {step.place}", partial(_evaluate, folder, table), f"evaluate/{place}", (table,))
 
 
-def _final_tasks(grid_jobs: list[Job], out: Path) -> Iterator[Task]:
+def _segmenter_tasks(config: Config, cohort: str, grid: str, out: Path) -> Iterator[Task]:
+    folder, name = _segmenter(cohort, grid, out), f"{cohort} {grid}"
+    settings = digest([_settings(config, (cohort,), grid), segment_json(config.segment)])
+    call = partial(_train_segmenter, config, cohort, grid, out)
+    yield Task(f"segmenter {name}", call, f"segmenter/{cohort}/{grid}", (folder,), settings)
+
+
+def _segment_tasks(config: Config, job: Job, out: Path) -> Iterator[Task]:
+    place, masks, table = f"{_folder(job, Path())}/1-of-1", _masks(job, out), _mask_scores(job, out)
+    kind = next((kind for kind, name in REAL.items() if name == job.method), "prediction")
+    alike = [j for j in segment_jobs(config) if j._replace(method=job.method) == job]
+    manifests = [_folder(j, out / "samples") / "manifest-1-of-1.tsv" for j in (alike if kind != "prediction" else [job])]
+    step, model = Step("segment", job), _segmenter(job.cohort, job.grid, out)
+    yield Task(step.name, partial(_segment, kind, manifests, model, masks, table), f"segment/{place}", (masks.parent, table))
+
+
+def _final_tasks(config: Config, out: Path) -> Iterator[Task]:
     """One table and the panels of all jobs; from them tables and, where matplotlib is installed, figures."""
-    table, skipped, panel = (out / "metrics" / name for name in ("all.tsv", "skipped.tsv", "panel.npz"))
-    yield Task("collect", partial(_collect, grid_jobs, out), "collect/all", (table, skipped))
+    grid_jobs, masked = jobs(config), with_real(segment_jobs(config))
+    table, skipped, panel, tumours = (
+        out / "metrics" / name for name in ("all.tsv", "skipped.tsv", "panel.npz", "tumour_panel.npz")
+    )
+    yield Task("collect", partial(_collect, grid_jobs, masked, out), "collect/all", (table, skipped))
     manifests = [_folder(job, out / "samples") / "manifest-1-of-1.tsv" for job in grid_jobs]
     yield Task("panel", partial(build_panels, manifests, panel), "panel/all", (panel,))
+    if masked:
+        call = partial(build_tumour_panels, [_masks(job, out) for job in masked], tumours)
+        yield Task("tumour_panel", call, "tumour_panel/all", (tumours,))
     made = out / "tables"
     arguments = ["--metrics", str(table), "--skipped", str(skipped), "--out", str(made)]
     yield Task("tables", partial(tables.main, arguments), "tables/all", (made,))
-    yield Task("figures", partial(_figures, table, panel, out / "figures"), "figures/all", (out / "figures",))
+    call = partial(_figures, table, panel, tumours if masked else None, out / "figures")
+    yield Task("figures", call, "figures/all", (out / "figures",))
 
 
 def _settings(config: Config, cohorts: Sequence[str], grid: str = "", method: str = "") -> str:
@@ -182,22 +233,46 @@ def _table(job: Job, out: Path) -> Path:
     return _folder(job, out / "metrics") / "1-of-1.tsv"
 
 
-def _collect(grid_jobs: list[Job], out: Path) -> None:
+def _segmenter(cohort: str, grid: str, out: Path) -> Path:
+    return out / "models" / cohort / grid / "nnunet"
+
+
+def _masks(job: Job, out: Path) -> Path:
+    return _folder(job, out / "segmentations") / "masks-1-of-1.tsv"
+
+
+def _mask_scores(job: Job, out: Path) -> Path:
+    return _folder(job, out / "metrics") / "masks-1-of-1.tsv"
+
+
+def _train_segmenter(config: Config, cohort: str, grid: str, out: Path) -> None:
+    data, settings = out / "data" / cohort, nnunet.Settings(**json.loads(segment_json(config.segment)))
+    nnunet.train(Store(data / grid), read_split(data / "split.tsv"), settings, _segmenter(cohort, grid, out))
+
+
+def _segment(kind: str, manifests: Sequence[Path], model: Path, masks: Path, table: Path) -> None:
+    make_masks(kind, manifests, model, masks)
+    write_scores(masks, table)
+
+
+def _collect(grid_jobs: list[Job], masked: list[Job], out: Path) -> None:
     models = sorted({(j.trained_on, j.grid, j.method) for j in grid_jobs})
     histories = [out.joinpath("models", *model) / HISTORY for model in models]
-    collect([_table(job, out) for job in grid_jobs], out / "metrics" / "all.tsv", histories)
+    tables = [*(_table(job, out) for job in grid_jobs), *(_mask_scores(job, out) for job in masked)]
+    collect(tables, out / "metrics" / "all.tsv", histories)
     skipped = [pd.read_csv(_folder(job, out / "samples") / "skipped-1-of-1.tsv", sep="\t", dtype=str) for job in grid_jobs]
     pd.concat(skipped).to_csv(out / "metrics" / "skipped.tsv", sep="\t", index=False)
 
 
-def _figures(table: Path, panel: Path, out: Path) -> None:
+def _figures(table: Path, panel: Path, tumours: Path | None, out: Path) -> None:
     """Figures where there is matplotlib; where there is none, as on a lent machine, a word that they are missing."""
     if importlib.util.find_spec("matplotlib") is None:
         print(f"bench: no figures: matplotlib is not installed here; elsewhere, python -m xdiff.figures --metrics {table}")
         return
     from xdiff import figures
 
-    figures.main(["--metrics", str(table), "--panel", str(panel), "--out", str(out)])
+    more = ["--tumours", str(tumours)] if tumours else []
+    figures.main(["--metrics", str(table), "--panel", str(panel), *more, "--out", str(out)])
 
 
 def _do(task: Task, out: Path) -> None:

@@ -23,8 +23,11 @@ from xdiff.errors import InputError
 
 EMBEDDED = ("phantom-brain", "gaussian-field")  # made by the workflow itself, nothing to download
 LAYOUTS = ("bids", "brats", *EMBEDDED)
-POLICIES = ("uniform", "centre", "random", "tumour", "off_tumour", "orthogonal", "tilted")
+POLICIES = ("uniform", "centre", "random", "tumour", "off_tumour", "orthogonal", "tilted", "every_fifth", "swap")
+OWN_NUMBER = ("every_fifth",)  # policies that give as many sections as the head has room for: their K is 0
+TIERS = ("cpu", "gpu", "full")
 JOIN = "+"
+FOLD = ".fold"  # `NAME.fold1`, `NAME.fold2`: cohorts with the same files whose test sides come together as NAME
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,7 @@ class MethodEntry:
 class Sweep:
     """A product of factors; every combination is one point.
 
+    K: 0 with the policies of OWN_NUMBER, and with no other.
     contrasts_given: which contrasts the given sections carry, `all` or names joined by `+` (see given_contrasts).
     """
 
@@ -154,8 +158,31 @@ class Sweep:
         for name in self.estimate:
             if name not in ("mean", "sample") and not re.fullmatch("mean_of_[1-9][0-9]*", name):
                 raise InputError("sweeps.*.estimate", name, "mean, sample or mean_of_N")
-        if any(k < 1 for k in self.K) or any(not 1 <= s <= 1000 for s in self.steps):
+        if any(k < 0 for k in self.K) or any(not 1 <= s <= 1000 for s in self.steps):
             raise InputError("sweeps.*", f"K {self.K}, steps {self.steps}", "K >= 1 and steps in 1..1000")
+        if any((k == 0) != (name in OWN_NUMBER) for k in self.K for name in self.policy):
+            raise InputError(
+                "sweeps.*", f"K {self.K}, policies {self.policy}", f"K >= 1, or K: [0] with {', '.join(OWN_NUMBER)} alone"
+            )
+
+
+@dataclass(frozen=True)
+class Segment:
+    """nnU-Net, trained on the real volumes of every cohort with labels whose generated volumes are segmented.
+
+    tier: how much is trained (segment/nnunet.py); epochs, iterations: 0 for the tier's own.
+    """
+
+    tier: str = "cpu"
+    epochs: int = 0
+    iterations: int = 0
+    threads: int = 2
+    gpu: int = 0
+    mem_mb: int = 4000
+    runtime_min: int = 120
+
+    def __post_init__(self) -> None:
+        _one_of("segment.tier", self.tier, TIERS)
 
 
 @dataclass(frozen=True)
@@ -163,6 +190,7 @@ class Run:
     """What of the definitions is run: the product of these lists, narrowed by `only`.
 
     trained_on: `self`, a cohort, or several joined by `+`: the first one's split, and the others' training sides besides.
+    segmented: those of the sweeps whose volumes are segmented, where the cohort has labels.
     """
 
     cohorts: tuple[str, ...]
@@ -170,6 +198,7 @@ class Run:
     methods: tuple[str, ...]
     sweeps: tuple[str, ...]
     trained_on: tuple[str, ...] = ("self",)
+    segmented: tuple[str, ...] = ()
     shards: int = 1
 
 
@@ -182,12 +211,15 @@ class Config:
     methods: dict[str, MethodEntry]
     sweeps: dict[str, Sweep]
     run: Run
+    segment: Segment = field(default_factory=Segment)
     data_root: str = ""
 
     def __post_init__(self) -> None:
         for kind in ("cohorts", "grids", "methods", "sweeps"):
             for name in getattr(self.run, kind):
                 _one_of(f"run.{kind}", name, tuple(getattr(self, kind)))
+        for name in self.run.segmented:
+            _one_of("run.segmented", name, self.run.sweeps)
         joined = [name for name in self.cohorts if JOIN in name]
         if joined:
             raise InputError("cohorts", repr(joined[0]), f"a name without {JOIN!r}, which joins cohorts in `trained_on`")
@@ -234,6 +266,16 @@ def jobs(config: Config) -> list[Job]:
         if allowed and job not in found:
             found.append(job)
     return found
+
+
+def segment_jobs(config: Config) -> list[Job]:
+    """Those of the jobs whose volumes are segmented."""
+    return [job for job in jobs(config) if job.sweep in config.run.segmented and config.cohorts[job.cohort].labels]
+
+
+def without_fold(cohort: str) -> str:
+    """The name under which a cohort's results stand: `tcga-lgg` of `tcga-lgg.fold1`, part by part of a joined one."""
+    return JOIN.join(re.sub(re.escape(FOLD) + "[0-9]+$", "", part) for part in parts_of(cohort))
 
 
 def given_contrasts(value: str, contrasts: Sequence[str], where: str = "contrasts_given") -> tuple[str, ...]:
@@ -344,6 +386,11 @@ def method_json(entry: MethodEntry) -> str:
     """What of a method's entry its results depend on: not its resources, so that more memory does not mean training again."""
     keys = ("module", "params", "estimates", "stepped", "min_k")
     return to_json({key: getattr(entry, key) for key in keys})
+
+
+def segment_json(entry: Segment) -> str:
+    """What of it the segmenter depends on: not its resources."""
+    return to_json({key: getattr(entry, key) for key in ("tier", "epochs", "iterations")})
 
 
 def digest(entry: Any) -> str:

@@ -52,6 +52,8 @@ MARKS = {
     "flow3d": ("#8f7700", "h"),
     "xdiff_paper": ("#882255", "8"),
     "xdiff": ("#d55e00", "o"),
+    "mask_linear": ("#8c8c8c", "+"),
+    "truth": ("#000000", "_"),
 }
 UNKNOWN_MARKS = [("#332288", "H"), ("#44aa99", ">"), ("#117733", "^"), ("#999933", "v"), ("#aa4499", "s")]
 # The variants of one method (estimate, steps): line style, and how much of the marker's colour fills it.

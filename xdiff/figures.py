@@ -17,12 +17,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from xdiff import ablation_figure, captions, quality_vs_seconds, step_sweep, training_curves
+from xdiff import ablation_figure, captions, quality_vs_seconds, step_sweep, training_curves, tumour_figures, tumour_panel
 from xdiff.captions import NothingToShow
 from xdiff.drawing import PAGE_IN, STYLE, Look, bars, looks, page
 from xdiff.layout import base_setting, families, in_setting
 from xdiff.panel import panel_figure, read_panels
-from xdiff.stats import is_history, one_step_count, read_metrics, without_ablations
+from xdiff.stats import is_history, of_masks, one_step_count, read_metrics, without_ablations
 
 
 @mpl.rc_context(STYLE)
@@ -146,6 +146,8 @@ FIGURES: dict[str, tuple[Callable, Callable]] = {
     "steps": (step_sweep.figure, step_sweep.caption),
     "training_curves": (training_curves.figure, training_curves.caption),
     "ablation": (ablation_figure.figure, ablation_figure.caption),
+    "dice_vs_k": (tumour_figures.dice_vs_k, tumour_figures.dice_vs_k_caption),
+    "lesions": (tumour_figures.lesion_figure, tumour_figures.lesions_caption),
 }
 
 
@@ -156,11 +158,18 @@ def save(fig: Figure, out: Path, name: str) -> None:
         fig.savefig(out / f"{name}.png", dpi=150, metadata={"Software": None})
 
 
-def all_figures(metrics: pd.DataFrame, panel: Path | None, only: str = "") -> Iterator[tuple[str, Figure, str]]:
-    """(name, figure, caption) of every figure that has data, or of `only` one; the others are named on stderr."""
-    history, measured = metrics[is_history(metrics)], metrics[~is_history(metrics)]
+def all_figures(
+    metrics: pd.DataFrame, panel: Path | None, only: str = "", tumours: Path | None = None
+) -> Iterator[tuple[str, Figure, str]]:
+    """(name, figure, caption) of every figure that has data, or of `only` one; the others are named on stderr.
+
+    panel, tumours: panel.npz and tumour_panel.npz, where there are any.
+    """
+    history, masks = metrics[is_history(metrics)], metrics[of_masks(metrics)]
+    measured = metrics[~is_history(metrics) & ~of_masks(metrics)]
     tables = {"steps": measured, "training_curves": without_ablations(history), "ablation": measured}
     tables["quality_vs_seconds"] = without_ablations(measured)  # every number of steps
+    tables |= dict.fromkeys(("dice_vs_k", "lesions"), without_ablations(one_step_count(masks)))
     compared = without_ablations(one_step_count(measured))
     for name, (draw, describe) in ({only: FIGURES[only]} if only else FIGURES).items():
         table = tables.get(name, compared)
@@ -171,6 +180,8 @@ def all_figures(metrics: pd.DataFrame, panel: Path | None, only: str = "") -> It
     for i, one in enumerate(read_panels(panel) if panel else []):
         with mpl.rc_context(STYLE):
             yield f"panel_{i}", panel_figure(one, PAGE_IN), captions.panel(one)
+    for i, one in enumerate(tumour_panel.read_tumour_panels(tumours) if tumours else []):
+        yield f"tumour_{i}", tumour_panel.figure(one), tumour_panel.caption(one)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -178,12 +189,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--metrics", type=Path, required=True, help="results/metrics/all.tsv")
     parser.add_argument("--panel", type=Path, help="results/metrics/panel.npz: truth and reconstructions to look at")
+    parser.add_argument(
+        "--tumours", type=Path, help="results/metrics/tumour_panel.npz: hidden tumours and what was found of them"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the figures")
     parser.add_argument("--only", choices=[*FIGURES], default="", help="draw this figure alone, and no panel without --panel")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     written = {}
-    for name, fig, caption in all_figures(read_metrics(args.metrics), args.panel, args.only):
+    for name, fig, caption in all_figures(read_metrics(args.metrics), args.panel, args.only, args.tumours):
         save(fig, args.out, name)
         written[name] = caption
     (args.out / "captions.json").write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -110,6 +110,8 @@ class Forecast:
         elif step.stage == "sample":
             for number in range(1, self.config.run.shards + 1):
                 yield from self._sample(step, number)
+        elif step.stage in ("segmenter", "segment"):
+            yield self._segment(step)
         else:
             scored = [line.name for line in self.lines if line.stage == "evaluate"]
             yield Line(step.stage, step.place, step.at, counted=False, notes=["tables of scores and panels alone"], after=scored)
@@ -142,6 +144,17 @@ class Forecast:
         contrasts, shape = len(self.config.cohorts[parts_of(cohort)[0]].contrasts), self.config.grids[grid].shape
         module = self.config.methods[method].module if method else ""
         return Wanted(what, tuple(shape), contrasts, method, module, **numbers)
+
+    def _segment(self, step: Step) -> Line:
+        """nnU-Net has no unit costs: the line says that its time is missing."""
+        entry = self.config.segment
+        line = Line(step.stage, step.place, step.at, entry.threads, asks_gpu=entry.gpu > 0)
+        line.mem_mb, line.runtime_min = entry.mem_mb, entry.runtime_min
+        line.after = [f"preprocess {step.at[0]} {step.at[1]}"]
+        line.missing.append("nnU-Net")
+        if step.stage == "segment":
+            line.after = [f"segmenter {step.at[0]} {step.at[1]}"] + [f"sample {step.place}"] * (step.at[2] in self.config.methods)
+        return line
 
     # Training ---------------------------------------------------------------------------------------------------------
 

@@ -17,22 +17,24 @@ from xdiff.stats import ROW, base_of, one_step_count, rows_among, without_ablati
 TRIVIAL = ["zeros", "mean_template", "nearest", "linear", "cubic", "retrieval", "gaussian"]
 METHODS = [
     *(*TRIVIAL, "gaussian_posed", "gaussian_local", "gaussian_local_posed"),
-    *("unet", "unet2d", "mednerf", "tpdm", "score", "flow3d", "xdiff_paper", "xdiff", "truth"),
+    *("unet", "unet2d", "mednerf", "tpdm", "score", "flow3d", "xdiff_paper", "xdiff", "mask_linear", "truth"),
 ]
+NO_RIVALS = ("mask_linear", "truth")  # the control and the ceiling of the tumour scores
 REGION_NOTES = {
     "unseen": "squared error over all non-given voxels per non-given foreground voxel (the headline)",
     "unseen_masked": "non-given foreground voxels only",
     "grid": "whole array, given slices and background included",
 }
 GAIN_OVER = {"gaussian": "the gaussian row", "gaussian_local": "gaussian_local"}  # reference in paired.tsv: its name in titles
+Columns = dict[tuple[str, str], pd.DataFrame]  # (group, name) -> the rows of a column
 _WIDEST = 8  # columns of numbers that still fit a page
 
 
 def method_rank(method: str) -> float:
-    """Position in the canonical order; ablations come after their base, unknown methods after xdiff, before truth."""
+    """Position in the canonical order; ablations come after their base, unknown methods after xdiff, before NO_RIVALS."""
     if base_of(method):
         return method_rank(base_of(method)) + 0.25
-    return METHODS.index(method) if method in METHODS else len(METHODS) - 1.5
+    return METHODS.index(method) if method in METHODS else len(METHODS) - len(NO_RIVALS) - 0.5
 
 
 def is_reference(rows: pd.DataFrame) -> pd.Series:
@@ -154,11 +156,34 @@ def layout(numbers: pd.DataFrame, paired: pd.DataFrame) -> list[tuple[str, list[
     return out
 
 
+def k_name(k: int) -> str:
+    """Heading of a number of given sections; 0 where the policy gives as many as there is room for."""
+    return f"K = {k}" if k else "any K"
+
+
+def table_of(
+    title: str, caption: str, columns: Columns, labels: dict, interval: bool = True, lowest: Sequence[str] = ()
+) -> Table:
+    """Methods x `columns`, (group, name) -> rows with ROW, mean, lo and hi; a method without any row is left out.
+
+    lowest: names of columns whose lowest number is the best.
+    """
+    used = pd.concat(columns.values())
+    present = [key for key in labels if key in set(map(tuple, used[ROW].to_numpy()))]
+    cells = zip(*[_column(part, present, 2, interval, key[1] in lowest) for key, part in columns.items()], strict=True)
+    return Table(title, caption, tuple(columns), tuple((labels[k], c) for k, c in zip(present, cells, strict=True)))
+
+
+def by_k(rows: pd.DataFrame, group: str = "") -> Columns:
+    """The columns of a table: one per K of `rows`, under the heading `group`."""
+    return {(group, k_name(k)): rows[rows["K"] == k] for k in sorted(rows["K"].unique())}
+
+
 def main_table(family: pd.DataFrame, region: str, base: Setting, labels: dict) -> Table:
     """Methods x K of the PSNR in one region; at K = 1 the other frame stands beside the base frame where it exists."""
     rows = family[(family["region"] == region)]
     here = rows[in_setting(rows, base)]
-    columns = {("", f"K = {k}"): here[here["K"] == k] for k in sorted(here["K"].unique())}
+    columns = by_k(here)
     first = ("", "K = 1")
     for frame in sorted(set(rows["frame"]) - {base.frame}):
         other = rows[in_setting(rows, base._replace(frame=frame)) & (rows["K"] == 1)]
@@ -188,15 +213,11 @@ def gain_table(paired: pd.DataFrame, base: Setting, labels: dict, reference: str
     here = paired[wanted & in_setting(paired, base)]
     if here.empty:
         return None
-    columns = {("", f"K = {k}"): here[here["K"] == k] for k in sorted(here["K"].unique())}
-    present = [key for key in labels if key in set(map(tuple, here[ROW].to_numpy()))]
-    cells = zip(*[_column(part, present, 2, interval=True) for part in columns.values()], strict=True)
     caption = (
         f"PSNR in unseen minus that of {GAIN_OVER[reference]} (dB), paired over {span(here['n'])} test patients, with the "
         f"95 % bootstrap interval; {base}. Wilcoxon p values are in paired.tsv."
     )
-    body = tuple((labels[k], c) for k, c in zip(present, cells, strict=True))
-    return Table(f"Gain over {GAIN_OVER[reference]}", caption, tuple(columns), body)
+    return table_of(f"Gain over {GAIN_OVER[reference]}", caption, by_k(here), labels)
 
 
 def setting_tables(family: pd.DataFrame, base: Setting, labels: dict) -> list[Table]:
@@ -205,24 +226,21 @@ def setting_tables(family: pd.DataFrame, base: Setting, labels: dict) -> list[Ta
     groups = []
     for setting in [s for s in settings_in_order(rows, base) if s != base]:
         part = rows[in_setting(rows, setting)]
-        groups.append({(difference_from(setting, base), f"K = {k}"): part[part["K"] == k] for k in sorted(part["K"].unique())})
+        groups.append(by_k(part, difference_from(setting, base)))
     out = []
-    for columns in _packed(groups):
+    for columns in packed(groups):
         used = pd.concat(columns.values())
-        present = [key for key in labels if key in set(map(tuple, used[ROW].to_numpy()))]
-        cells = zip(*[_column(part, present, 2, interval=False) for part in columns.values()], strict=True)
         caption = (
             f"Mean PSNR (dB) in unseen_masked over {span(used['n'])} test patients; as the main table ({base}) but for "
             "what the heading says. Best of each column in bold."
         )
-        body = tuple((labels[k], c) for k, c in zip(present, cells, strict=True))
-        out.append(Table("Other axes, policies and frames", caption, tuple(columns), body))
+        out.append(table_of("Other axes, policies and frames", caption, columns, labels, interval=False))
     return out
 
 
-def _packed(groups: list[dict]) -> Iterator[dict]:
+def packed(groups: list[Columns]) -> Iterator[Columns]:
     """Merge groups of columns, in order, into as few tables of at most _WIDEST columns as can be."""
-    page: dict = {}
+    page: Columns = {}
     for group in groups:
         if page and len(page) + len(group) > _WIDEST:
             yield page
@@ -232,13 +250,13 @@ def _packed(groups: list[dict]) -> Iterator[dict]:
         yield page
 
 
-def _column(part: pd.DataFrame, keys: Sequence[tuple], decimals: int, interval: bool) -> list[Cell]:
-    """The cells of one column, a dash where a row is missing; every row that prints as the maximum is best."""
+def _column(part: pd.DataFrame, keys: Sequence[tuple], decimals: int, interval: bool, lowest: bool = False) -> list[Cell]:
+    """The cells of one column, a dash where a row is missing; every row that prints as the maximum (minimum) is best."""
     found = {tuple(r[:3]): r[3:] for r in part[[*ROW, "mean", "lo", "hi"]].itertuples(index=False, name=None)}
     if len(found) != len(part):
         raise ValueError(f"{len(part)} numbers for {len(found)} rows, expected one each: {part.iloc[0].to_dict()}")
-    rivals = [mean for key, (mean, _, _) in found.items() if key[0] != "truth" and np.isfinite(mean)]
-    top = f"{max(rivals):.{decimals}f}" if len(rivals) > 1 else None
+    rivals = [mean for key, (mean, _, _) in found.items() if key[0] not in NO_RIVALS and np.isfinite(mean)]
+    top = f"{(min if lowest else max)(rivals):.{decimals}f}" if len(rivals) > 1 else None
     cells = []
     for key in keys:
         if key not in found:
@@ -246,7 +264,7 @@ def _column(part: pd.DataFrame, keys: Sequence[tuple], decimals: int, interval: 
             continue
         text, lo, hi = (f"{round(v, decimals) + 0.0:.{decimals}f}" for v in found[key])  # + 0.0: no "-0.00"
         ends = (lo, hi) if interval and lo != "nan" else ("", "")  # no interval from one patient
-        cells.append(Cell(text, *ends, best=key[0] != "truth" and text == top))
+        cells.append(Cell(text, *ends, best=key[0] not in NO_RIVALS and text == top))
     return cells
 
 

@@ -9,11 +9,13 @@ from functools import cached_property
 
 import numpy as np
 
-from xdiff.config import Sweep
+from xdiff.config import OWN_NUMBER, Sweep
 from xdiff.errors import InputError
 from xdiff.planes import AXES, AnyPlane, Plane, along, common_axis, cut, distance_mm, evidence, linear_weights, per_section
 from xdiff.seen import known_exactly, share_seen
 from xdiff.stacks import stacks, tilted_stack
+
+FEWEST = 4  # sections of the policy every_fifth: what cubic interpolation needs
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def points_of(sweep: Sweep, estimates: Sequence[str], min_k: int = 1, stepped: b
     found: dict[Point, None] = {}
     for values in itertools.product(*factors.values()):
         point = Point(**dict(zip(factors, values, strict=True)))
-        if point.estimate not in estimates or point.K < min_k:
+        if point.estimate not in estimates or (point.policy not in OWN_NUMBER and point.K < min_k):
             continue
         if point.estimate == "mean":
             seed = point.seed if point.policy == "random" else 0
@@ -167,7 +169,9 @@ def choose_planes(
     middle; random: K different ones, drawn from (seed, subject); tumour: the uniform ones, the nearest of which gives
     way to the section with most tumour; off_tumour: K spread evenly over the sections without tumour; orthogonal: the K divided
     among the three axes as evenly as they go, the point's own first, then axial, coronal, sagittal, and uniform along each
-    (K = 3: a localizer); tilted: K parallel oblique ones (stacks.tilted_stack), uniform along their normal, thin.
+    (K = 3: a localizer); every_fifth: every fifth section of the foreground from the third on, at least FEWEST; swap: the
+    uniform ones, to be cut out of another patient's volume (the harness does that); tilted: K parallel oblique ones
+    (stacks.tilted_stack), uniform along their normal, thin.
     """
     if point.policy == "tilted":
         if point.thickness_mm > 0:
@@ -192,8 +196,12 @@ def _divided(point: Point) -> list[tuple[str, int]]:
 def _choose(point: Point, rows: np.ndarray, tumour: np.ndarray | None, subject: str) -> list[int]:
     if len(rows) < point.K:
         raise NotEnoughSections(f"{subject}: {len(rows)} foreground sections, {point.K} asked for")
-    if point.policy == "uniform":
+    if point.policy in ("uniform", "swap"):
         return _spread(rows, point.K)
+    if point.policy == "every_fifth":
+        if len(rows[2::5]) < FEWEST:
+            raise NotEnoughSections(f"{subject}: {len(rows[2::5])} of its sections are every fifth, at least {FEWEST} needed")
+        return rows[2::5].tolist()
     if point.policy == "centre":
         start = (len(rows) - point.K) // 2
         return rows[start : start + point.K].tolist()

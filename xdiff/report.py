@@ -18,7 +18,7 @@ import pandas as pd
 
 from xdiff.errors import InputError
 from xdiff.markup import to_html
-from xdiff.tables import read_ablation, read_main, read_paired, read_posterior, sections
+from xdiff.tables import read_ablation, read_main, read_paired, read_posterior, read_swap, read_tumours, sections
 
 _STYLE = """
 :root { --ink: #1b1b1b; --faint: #666; --rule: #d9d9d9; --band: #f6f6f4; --accent: #b34a00; }
@@ -113,13 +113,16 @@ def ledger_text(ledger: pd.DataFrame) -> str:
 
 
 def page(tables: Path, figures: Path, benchmarks: Path | None, title: str) -> str:
-    """The whole page as one string of HTML without any reference to another file.
-
-    A folder of tables from before there were ablations has no ablation.tsv, and its page no such section.
-    """
+    """The whole page as one string of HTML without any reference to another file."""
     numbers = read_main(tables / "main.tsv")
-    ablated = read_ablation(tables / "ablation.tsv") if (tables / "ablation.tsv").is_file() else None
-    families = sections(numbers, read_paired(tables / "paired.tsv"), read_posterior(tables / "posterior.tsv"), ablated)
+    families = sections(
+        numbers,
+        read_paired(tables / "paired.tsv"),
+        read_posterior(tables / "posterior.tsv"),
+        read_ablation(tables / "ablation.tsv"),
+        read_tumours(tables / "tumours.tsv"),
+        read_swap(tables / "swap.tsv"),
+    )
     parts = [("figures", "Figures", _figures(figures)), ("tables", "Tables", _tables(families))]
     parts += [("ledger", "What it cost", _ledger(benchmarks))] if benchmarks else []
     parts += [("provenance", "Where the numbers come from", _provenance(numbers))]

@@ -22,6 +22,7 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ import pandas as pd
 
 from xdiff.checkpoint import read_weights
 from xdiff.config import MethodEntry, Sweep, digest, from_dict, given_contrasts
-from xdiff.data.split import Split, read_split
+from xdiff.data.split import Split, patient_of, read_split
 from xdiff.data.store import Store
 from xdiff.errors import InputError, NotSupported
 from xdiff.observation import (
@@ -109,6 +110,10 @@ def _one(
     names = [p.name for p in planes]
     # scale and pose too: predictions are written in raw units, in the subject's own space
     source = [store.sidecar(subject)[k] for k in ("sha256", "scale", "affine")]
+    donor = subject
+    if point.policy == "swap":
+        donor = other_patient(subject, split.side("test"))
+        source.append(store.sidecar(donor)["sha256"])
     key = digest([config["sha256"], asdict(point), source, names, MODEL_VERSION, config["module"]])
     sidecar = stem.with_name(f"{subject}_desc-{point.name}.json")
     if sidecar.exists():
@@ -116,9 +121,9 @@ def _one(
         if row.pop("key") == key and Path(row["prediction"]).exists():
             return {**row, "split": split.sha[:12]}
     # raw units: in the store's own, which the hidden volume has set, the scale of the given sections would betray it
-    truth = store.volume(subject) * store.scale(subject)[:, None, None, None]
+    shown = store.volume(donor) * store.scale(subject)[:, None, None, None]
     given = given_contrasts(point.contrasts_given, store.contrasts)
-    observation = observe(truth, planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm, given)
+    observation = observe(shown, planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm, given)
     scale = np.where(observation.given, observation.scale, store.scale(subject))
     generator = np.random.default_rng([point.seed, int(hashlib.sha256(subject.encode()).hexdigest()[:8], 16)])
     ready = method()  # loaded before the clock starts
@@ -131,7 +136,7 @@ def _one(
     row = {
         "subject": subject,
         "target": str(store.folder),
-        "prediction": str(_write(_exact(volume, truth, observation, scale), store, subject, sidecar.with_suffix(""))),
+        "prediction": str(_write(_exact(volume, shown, observation, scale), store, subject, sidecar.with_suffix(""))),
         "std": "" if std is None else str(_write(_raw(std, scale), store, subject, sidecar.with_name(f"{sidecar.stem}_std"))),
         **_origin(config, store),
         **asdict(point),
@@ -154,19 +159,28 @@ def _one(
     return row
 
 
+def other_patient(subject: str, subjects: Sequence[str]) -> str:
+    """Whose sections policy `swap` gives for a subject: the next one's in the list that is of another patient, round the end."""
+    at = subjects.index(subject)
+    others = [name for name in (*subjects[at:], *subjects[:at]) if patient_of(name) != patient_of(subject)]
+    if not others:
+        raise InputError("sweeps.*.policy", "swap with one test patient", "at least two test patients")
+    return others[0]
+
+
 def _raw(volume: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """From units of `scale` (C,) to raw intensities."""
     return volume.astype(np.float32) * scale[:, None, None, None]
 
 
-def _exact(volume: np.ndarray, truth: np.ndarray, observation: Observation, scale: np.ndarray) -> np.ndarray:
+def _exact(volume: np.ndarray, shown: np.ndarray, observation: Observation, scale: np.ndarray) -> np.ndarray:
     """Raw volume in which given voxels that are off by rounding alone (divided by the scale and multiplied again) have
     their exact values back; a larger difference is the method's own and stays."""
     raw = _raw(volume, scale)
     if not all(p.thin for p in observation.planes):
         return raw
-    rounding = observation.known & (np.abs(raw - truth) <= 1e-5 * scale[:, None, None, None])
-    return np.where(rounding, truth, raw)
+    rounding = observation.known & (np.abs(raw - shown) <= 1e-5 * scale[:, None, None, None])
+    return np.where(rounding, shown, raw)
 
 
 def _write(raw: np.ndarray, store: Store, subject: str, stem: Path) -> Path:

@@ -22,6 +22,8 @@ from xdiff.errors import InputError
 POINT = ["trained_on", "cohort", "grid", "frame", "axis", "policy", "contrasts_given", "thickness_mm", "K"]
 ROW = ["method", "estimate", "steps"]
 MEASURE = ["region", "metric"]
+LESION_METRICS = ["lesion_dice", "found", "distance_mm", "size_ml"]  # with x_name `lesion`: of one lesion each
+MASK_METRICS = ["dice", "hd95", "lesion_hd95", "recall", "false_lesions", "volume_ml", *LESION_METRICS]
 _TEXT = [*POINT[:-2], "method", "estimate", "subject", "contrast", *MEASURE, "x_name"]
 _FREE_TEXT = ["indices", "norm", "split", "weights", "device"]
 _WHOLE = ["K", "steps", "seed", "train_seed"]
@@ -109,6 +111,11 @@ def is_curve(metrics: pd.DataFrame) -> pd.Series:
 def is_history(metrics: pd.DataFrame) -> pd.Series:
     """True for the rows that tell how a training went, on validation and training subjects; shape (rows,)."""
     return metrics["metric"].str.startswith("history_")
+
+
+def of_masks(metrics: pd.DataFrame) -> pd.Series:
+    """True for the rows of segmentations of volumes, False for those of the volumes themselves; shape (rows,)."""
+    return metrics["metric"].isin(MASK_METRICS)
 
 
 def base_of(method: str) -> str:

@@ -1,7 +1,8 @@
-"""The paper's tables from results/metrics/all.tsv: main.tsv, paired.tsv, posterior.tsv, ablation.tsv, main.md and main.tex.
+"""The paper's tables from results/metrics/all.tsv: main.tsv, paired.tsv, posterior.tsv, ablation.tsv, tumours.tsv, swap.tsv,
+main.md and main.tex.
 
-The .tsv hold every number (ablation.tsv none where nothing is ablated). main.md and main.tex are to read: one number of steps
-per estimate, but for the posterior checks, which show all; ablations in tables of their own.
+The .tsv hold every number (the last three none where nothing is ablated, segmented, swapped). main.md and main.tex are to read:
+one number of steps per estimate, but for the posterior checks, which show all; ablations in tables of their own.
 
 `python -m xdiff.tables --metrics results/metrics/all.tsv --out results/tables [--skipped results/metrics/skipped.tsv]`
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from xdiff import ablation, posterior_checks
+from xdiff import ablation, posterior_checks, tumours
 from xdiff.errors import InputError
 from xdiff.layout import GAIN_OVER, is_reference, layout, method_rank
 from xdiff.markup import Cell, Table, to_latex, to_markdown
@@ -34,6 +35,7 @@ from xdiff.stats import (
 MAIN_COLUMNS = [*POINT[:-1], *ROW, *MEASURE, "K", "mean", "lo", "hi", "n", "volumes", "seconds", "evaluations"]
 MAIN_COLUMNS += ["device", "split"]
 _NUMBERS = ["thickness_mm", "steps", "K", "mean", "lo", "hi", "p", "n", "draws", "volumes", "seconds", "evaluations"]
+_NUMBERS += ["of_ceiling", "of_ceiling_lo", "of_ceiling_hi", "own", "swapped"]
 PAIRED_COLUMNS = [*POINT, "region", *ROW, "reference", "reference_method", "mean", "lo", "hi", "p", "n"]
 
 
@@ -67,6 +69,16 @@ def read_posterior(path: Path | str) -> pd.DataFrame:
 def read_ablation(path: Path | str) -> pd.DataFrame:
     """ablation.tsv as ablation.numbers returned it."""
     return _read(path, ablation.COLUMNS).fillna({"device": ""})
+
+
+def read_tumours(path: Path | str) -> pd.DataFrame:
+    """tumours.tsv as tumours.numbers returned it."""
+    return _read(path, tumours.COLUMNS)
+
+
+def read_swap(path: Path | str) -> pd.DataFrame:
+    """swap.tsv as tumours.swap_numbers returned it."""
+    return _read(path, tumours.SWAP_COLUMNS)
 
 
 def _read(path: Path | str, columns: list[str]) -> pd.DataFrame:
@@ -106,12 +118,16 @@ def paired_numbers(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def sections(
-    numbers: pd.DataFrame, paired: pd.DataFrame, checks: pd.DataFrame, ablations: pd.DataFrame | None = None
+    numbers: pd.DataFrame,
+    paired: pd.DataFrame,
+    checks: pd.DataFrame,
+    ablations: pd.DataFrame,
+    masks: pd.DataFrame,
+    swapped: pd.DataFrame,
 ) -> list[tuple[str, list[Table]]]:
-    """All tables to read, by family, from what main.tsv, paired.tsv, posterior.tsv and, where it is there, ablation.tsv hold."""
-    found = posterior_checks.tables(checks)
-    ablated = {} if ablations is None else ablation.tables(ablations)
-    return [(title, [*own, *found.get(title, []), *ablated.get(title, [])]) for title, own in layout(numbers, paired)]
+    """All tables to read, by family, from what main.tsv, paired.tsv, posterior.tsv, ablation.tsv, tumours.tsv, swap.tsv hold."""
+    more = [posterior_checks.tables(checks), ablation.tables(ablations), tumours.tables(masks, swapped)]
+    return [(title, [*own, *(table for part in more for table in part.get(title, []))]) for title, own in layout(numbers, paired)]
 
 
 def skipped_table(path: Path | str) -> Table | None:
@@ -146,7 +162,7 @@ def latex(parts: list[tuple[str, list[Table]]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write main.tsv, paired.tsv, posterior.tsv, ablation.tsv, main.md and main.tex into the folder `--out`."""
+    """Write the tables that the head of this file names into the folder `--out`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--metrics", type=Path, required=True, help="results/metrics/all.tsv")
     parser.add_argument("--out", type=Path, required=True, help="folder of the tables")
@@ -157,6 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = {"main": main_numbers(metrics), "paired": paired_numbers(metrics)}
     found["posterior"] = posterior_checks.check_numbers(metrics)
     found["ablation"] = ablation.numbers(metrics)
+    found |= {"tumours": tumours.numbers(metrics), "swap": tumours.swap_numbers(metrics)}
     for name, table in found.items():
         table.to_csv(args.out / f"{name}.tsv", sep="\t", index=False, float_format="%.6g")
     parts = sections(*found.values())

@@ -92,7 +92,7 @@ def test_the_control_refuses_what_it_cannot_interpolate() -> None:
 
 @pytest.mark.parametrize("kind", masks.KINDS)
 def test_every_volume_gets_a_mask_in_its_own_space(linear_run: Path, model: Path, tmp_path: Path, kind: str) -> None:
-    make_masks(kind, linear_run, model, tmp_path / "out" / "masks.tsv")
+    make_masks(kind, [linear_run], model, tmp_path / "out" / "masks.tsv")
     found, asked = read(tmp_path / "out" / "masks.tsv"), read(linear_run)
     assert list(found.columns) == [*asked.columns, "mask"] and len(found) == len(asked) == 4
     expected = {"prediction": "linear", "truth": "truth", "control": "mask_linear"}[kind]
@@ -108,7 +108,7 @@ def test_every_volume_gets_a_mask_in_its_own_space(linear_run: Path, model: Path
 
 
 def test_a_mask_is_of_the_prediction_in_units_of_the_store(linear_run: Path, model: Path, tmp_path: Path) -> None:
-    make_masks("prediction", linear_run, model, tmp_path / "masks.tsv")
+    make_masks("prediction", [linear_run], model, tmp_path / "masks.tsv")
     row = read(tmp_path / "masks.tsv").iloc[0]
     raw = read_volume(row["prediction"]).array / Store(row["target"]).scale(row["subject"])[0]
     np.testing.assert_array_equal(read_volume(row["mask"]).array, np.where(raw > 0.7, 2, 0))
@@ -116,22 +116,22 @@ def test_a_mask_is_of_the_prediction_in_units_of_the_store(linear_run: Path, mod
 
 def test_masks_are_made_once_and_again_where_something_changed(linear_run: Path, model: Path, tmp_path: Path) -> None:
     table = tmp_path / "masks.tsv"
-    make_masks("prediction", linear_run, model, table)
+    make_masks("prediction", [linear_run], model, table)
     assert Threshold.calls == 4
     before = table.read_text()
-    make_masks("prediction", linear_run, model, table)
+    make_masks("prediction", [linear_run], model, table)
     assert Threshold.calls == 4 and table.read_text() == before
     Path(read(table)["mask"][0]).unlink()
-    make_masks("prediction", linear_run, model, table)
+    make_masks("prediction", [linear_run], model, table)
     assert Threshold.calls == 5
     (model / INDEX).write_text(json.dumps({"key": "another"}))
-    make_masks("prediction", linear_run, model, table)
+    make_masks("prediction", [linear_run], model, table)
     assert Threshold.calls == 9
 
 
 def test_a_missing_segmenter_is_named(linear_run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="segmenter.json: found no such file"):
-        make_masks("prediction", linear_run, tmp_path, tmp_path / "masks.tsv")
+        make_masks("prediction", [linear_run], tmp_path, tmp_path / "masks.tsv")
 
 
 def test_a_cohort_without_labels_is_refused(heads: Prepared, linear_run: Path, model: Path, tmp_path: Path) -> None:
@@ -139,4 +139,4 @@ def test_a_cohort_without_labels_is_refused(heads: Prepared, linear_run: Path, m
     table["target"], table["subject"] = str(heads.store.folder), heads.split.side("test")[0]
     table.to_csv(tmp_path / "manifest.tsv", sep="\t", index=False)
     with pytest.raises(InputError, match="no labels of"):
-        make_masks("control", tmp_path / "manifest.tsv", model, tmp_path / "masks.tsv")
+        make_masks("control", [tmp_path / "manifest.tsv"], model, tmp_path / "masks.tsv")

@@ -11,6 +11,7 @@ except InputError as error:
     raise WorkflowError(str(error)) from error
 
 JOBS = xcfg.jobs(CFG)
+SEGMENTED = xcfg.segment_jobs(CFG)
 SHARDS = [f"{i}-of-{CFG.run.shards}" for i in range(1, CFG.run.shards + 1)]
 # `python` in the rules is the one that runs Snakemake, whether its environment is activated or not
 if not workflow.deployment_settings.deployment_method:
@@ -72,6 +73,22 @@ def manifest_of(job, shard):
 
 def metrics_of(job, shard):
     return f"results/metrics/{folder_of(job)}/{shard}.tsv"
+
+
+def segmenter_of(cohort, grid):
+    return f"results/models/{cohort}/{grid}/nnunet/segmenter.json"
+
+
+def in_sweep(job, wc):
+    """Whether a job is of the cohort, grid, training set and sweep that wildcards name."""
+    return all(getattr(job, name) == getattr(wc, name) for name in ("cohort", "grid", "trained_on", "sweep"))
+
+
+def mask_tables():
+    """Of every method, of the real volumes and of the control: one table per sweep and shard."""
+    real = {job._replace(method=method) for job in SEGMENTED for method in ("truth", "mask_linear")}
+    folders = sorted({folder_of(job) for job in [*SEGMENTED, *real]})
+    return [f"results/segmentations/{folder}/masks-{shard}.tsv" for folder in folders for shard in SHARDS]
 
 
 def skipped_of(job):

@@ -24,6 +24,7 @@ rule evaluate:
 rule collect:
     input:
         tables=[metrics_of(job, shard) for job in JOBS for shard in SHARDS],
+        masks=[table.replace("results/segmentations", "results/metrics") for table in mask_tables()],
         skipped=[skipped_of(job) for job in JOBS],
         history=sorted({history_of(job.trained_on, job.grid, job.method) for job in JOBS}),
         code=workflow.source_path("../../xdiff/metrics/history.py"),
@@ -41,7 +42,7 @@ rule collect:
         runtime=30,
         disk_mb=1000,
     shell:
-        "python -m xdiff.metrics collect --inputs {input.tables:q} --skipped {input.skipped:q} --history {input.history:q}"
+        "python -m xdiff.metrics collect --inputs {input.tables:q} {input.masks:q} --skipped {input.skipped:q} --history {input.history:q}"
         " --out {output.table:q} --out-skipped {output.skipped:q} > {log:q} 2>&1"
 
 

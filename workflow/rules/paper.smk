@@ -1,10 +1,17 @@
 # Tables, figures and the page, from the long table alone. None of these loads torch.
 REFERENCES = sorted(p.parent.name for p in Path(REPOSITORY).glob("results/reference/*/metrics.tsv.gz"))
-TABLE_MODULES = ("tables", "posterior_checks", "ablation", "stats", "layout", "markup")
+TABLE_MODULES = ("tables", "posterior_checks", "ablation", "tumours", "stats", "layout", "markup")
 TABLE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in TABLE_MODULES]
 FIGURE_MODULES = ("figures", "drawing", "panel", "captions", "step_sweep", "training_curves", "stats", "layout")
 FIGURE_MODULES += ("ablation_figure", "ablation", "posterior_checks", "quality_vs_seconds")
+FIGURE_MODULES += ("tumour_figures", "tumour_panel", "tumours")
 FIGURE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in FIGURE_MODULES]
+
+
+def tumours_of(name):
+    """Panels of tumours of a reference run that segmented, or nothing."""
+    path = Path(REPOSITORY) / f"results/reference/{name}/tumour_panel.npz"
+    return str(path) if path.exists() else []
 
 
 rule tables:
@@ -19,6 +26,8 @@ rule tables:
         paired="results/tables/paired.tsv",
         posterior="results/tables/posterior.tsv",
         ablation="results/tables/ablation.tsv",
+        tumours="results/tables/tumours.tsv",
+        swap="results/tables/swap.tsv",
     log:
         "results/logs/tables.log",
     benchmark:
@@ -63,6 +72,7 @@ rule figures:
     input:
         metrics="results/metrics/all.tsv",
         panel="results/metrics/panel.npz",
+        tumours="results/metrics/tumour_panel.npz" if SEGMENTED else [],
         code=FIGURE_CODE,
     output:
         report(
@@ -81,8 +91,10 @@ rule figures:
         mem_mb=2000,
         runtime=10,
         disk_mb=100,
+    params:
+        tumours=lambda wc, input: f"--tumours {input.tumours}" if SEGMENTED else "",
     shell:
-        "python -m xdiff.figures --metrics {input.metrics:q} --panel {input.panel:q} --out {output:q} > {log:q} 2>&1"
+        "python -m xdiff.figures --metrics {input.metrics:q} --panel {input.panel:q} {params.tumours} --out {output:q} > {log:q} 2>&1"
 
 
 rule report:
@@ -111,6 +123,7 @@ rule reference_figure:
     input:
         metrics=f"{REPOSITORY}/results/reference/{{name}}/metrics.tsv.gz",
         panel=f"{REPOSITORY}/results/reference/{{name}}/panel.npz",
+        tumours=lambda wc: tumours_of(wc.name),
         code=TABLE_CODE + FIGURE_CODE,
     output:
         tables=directory("results/reference_figures/{name}/tables"),
@@ -125,9 +138,12 @@ rule reference_figure:
         mem_mb=2000,
         runtime=10,
         disk_mb=100,
+    params:
+        tumours=lambda wc, input: f"--tumours {input.tumours!r}" if input.tumours else "",
     shell:
         "(python -m xdiff.tables --metrics {input.metrics:q} --out {output.tables:q} &&"
-        " python -m xdiff.figures --metrics {input.metrics:q} --panel {input.panel:q} --out {output.figures:q}) > {log:q} 2>&1"
+        " python -m xdiff.figures --metrics {input.metrics:q} --panel {input.panel:q} {params.tumours}"
+        " --out {output.figures:q}) > {log:q} 2>&1"
 
 
 rule reference_figures:

@@ -103,7 +103,7 @@ def read_subject(files: Files, cohort: Cohort) -> Subject:
     labels = None
     if files.labels is not None:
         labels = read_labels(files.labels, {0, *cohort.labels.values}, volumes[0]).array
-    return Subject(files.subject, images, volumes[0].affine, labels, foreground(images, cohort.foreground, volumes[0]))
+    return Subject(files.subject, images, volumes[0].affine, labels, foreground(images, cohort.foreground, volumes[0].path))
 
 
 def _check_signal(volume: Volume, norm: str) -> None:
@@ -114,14 +114,15 @@ def _check_signal(volume: Volume, norm: str) -> None:
         raise InputError(volume.path, "no positive voxel", "an image with positive intensities (or `norm: none`)")
 
 
-def foreground(images: np.ndarray, rule: str, like: Volume) -> np.ndarray:
-    """Foreground mask (X, Y, Z): `nonzero` if skull-stripped, `otsu` for whole heads, `all` where there is no background."""
+def foreground(images: np.ndarray, rule: str, where: Path | str = "volume") -> np.ndarray:
+    """Foreground mask (X, Y, Z) of images (C, X, Y, Z): `nonzero` if skull-stripped, `otsu` for whole heads, `all` where there is
+    no background. `where`: the file that an error names."""
     if rule == "all":
         return np.ones(images.shape[1:], dtype=bool)
     if rule == "nonzero":
         mask = (images != 0).any(axis=0)
         if mask.mean() > 0.75:  # an ellipsoid fills half of its box
-            raise InputError(like.path, f"{mask.mean():.1%} non-zero voxels", "a skull-stripped volume (or `foreground: otsu`)")
+            raise InputError(where, f"{mask.mean():.1%} non-zero voxels", "a skull-stripped volume (or `foreground: otsu`)")
     else:
         from skimage.filters import threshold_otsu
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from xdiff.config import without_fold
 from xdiff.errors import InputError
 from xdiff.metrics.evaluate import COLUMNS, KEY, evaluate
 from xdiff.metrics.history import history_rows
@@ -16,11 +17,18 @@ from xdiff.metrics.panel import build_panels
 
 
 def collect(inputs: Sequence[Path], out: Path, histories: Sequence[Path] = ()) -> None:
-    """Concatenate metric tables into all.tsv, and after them how trainings went; a point that two sweeps share is kept once."""
+    """Concatenate metric tables into all.tsv, and after them how trainings went; a point that two sweeps share is kept once.
+
+    Folds of a cohort (config.FOLD) come together under its name: their test sides hold different patients. Their trainings
+    stay apart.
+    """
     tables = [pd.read_csv(p, sep="\t", dtype=str, keep_default_na=False) for p in inputs]
     for path, table in zip(inputs, tables, strict=True):
         if list(table.columns) != COLUMNS:
             raise InputError(path, f"columns {list(table.columns)}", COLUMNS)
+    for table in tables:
+        for column in ("cohort", "trained_on"):
+            table[column] = table[column].map(without_fold)
     trainings = [rows for rows in map(history_rows, histories) if len(rows)]
     together = pd.concat([pd.concat(tables).drop_duplicates(KEY), *trainings], ignore_index=True)
     together.to_csv(out, sep="\t", index=False)

@@ -60,7 +60,7 @@ def _panel(records: list[dict]) -> tuple[np.ndarray, dict]:
     volumes = [truth, *(load_prediction(r)[0] for r in records)]
     size = max(store.shape)
     images = np.stack([[_view(v, a, centre, size) for a in VIEWS] for v in volumes]).astype(np.float16)
-    names = ["truth", *(_label(r) for r in records)]
+    names = ["truth", *(label_of(r) for r in records)]
     keys = ("subject", "cohort", "grid", "trained_on", "K", "axis", "indices", "estimate")
     meta = {**{k: first[k] for k in keys}, "contrast": store.contrasts[0], "names": names}
     given = [v for v, a in enumerate(VIEWS) if any(p.axis == AXES[a] and p.index == centre[AXES[a]] for p in planes)]
@@ -98,7 +98,8 @@ def _lines(planes: Sequence[Plane], shape: Sequence[int], size: int) -> list[lis
     return lines
 
 
-def _label(record: dict) -> str:
+def label_of(record: dict) -> str:
+    """A row of a manifest in words: the method, and its estimate where that is not the mean."""
     if record["estimate"] == "mean":
         return record["method"]
     steps = f", {record['steps']} steps" if record["steps"] > 1 else ""

@@ -1,4 +1,4 @@
-"""python -m xdiff.segment train|masks|evaluate"""
+"""python -m xdiff.segment train|masks|evaluate|panel"""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from xdiff.config import from_dict
 from xdiff.data.split import read_split
 from xdiff.data.store import Store
 from xdiff.errors import InputError
-from xdiff.segment.evaluate import evaluate_masks
+from xdiff.segment.evaluate import write_scores
 from xdiff.segment.masks import KINDS, make_masks
 from xdiff.segment.nnunet import Settings, train
+from xdiff.segment.panel import build_tumour_panels
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -26,21 +27,28 @@ def main(argv: list[str] | None = None) -> None:
     learn.add_argument("--out", required=True, type=Path, help="folder for nnU-Net's folders and segmenter.json")
     make = verbs.add_parser("masks", help="a mask for every volume of a manifest")
     make.add_argument("--kind", choices=KINDS, default="prediction", help="what is segmented (control: the given masks alone)")
-    make.add_argument("--manifest", required=True, type=Path)
+    make.add_argument("--manifest", required=True, type=Path, nargs="+", help="one; several where no method is asked")
     make.add_argument("--model", required=True, type=Path, help="folder of the trained segmenter")
     make.add_argument("--out", required=True, type=Path, help="table to write; masks lie beside it")
+    make.add_argument("--scores", type=Path, help="score them too, into this table")
     score = verbs.add_parser("evaluate", help="scores of the masks of one table")
     score.add_argument("--masks", required=True, type=Path)
     score.add_argument("--out", required=True, type=Path)
+    views = verbs.add_parser("panel", help="cut the sections of the qualitative figure of tumours")
+    views.add_argument("--masks", required=True, type=Path, nargs="+", help="tables of masks")
+    views.add_argument("--out", required=True, type=Path)
     args = parser.parse_args(argv)
     if args.verb == "train":
         settings = from_dict(Settings, json.loads(args.settings), "segment")
         train(Store(args.data), read_split(args.split), settings, args.out)
     elif args.verb == "masks":
         make_masks(args.kind, args.manifest, args.model, args.out)
+        if args.scores:
+            write_scores(args.out, args.scores)
+    elif args.verb == "panel":
+        print(f"{build_tumour_panels(args.masks, args.out)} panels in {args.out}")
     else:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        evaluate_masks(args.masks).to_csv(args.out, sep="\t", index=False)
+        write_scores(args.masks, args.out)
 
 
 if __name__ == "__main__":

@@ -29,14 +29,22 @@ def evaluate_masks(table: Path) -> pd.DataFrame:
     the first region, numbered (x_name `lesion`), in regions lesion_seen and lesion_unseen: lesion_dice, found (0 or 1),
     distance_mm to the nearest given section, size_ml.
     """
+    if not table.exists():
+        raise InputError(table, "no such file", "a table of masks (xdiff segment masks)")
     records = pd.read_csv(table, sep="\t", dtype=str, keep_default_na=False).to_dict("records")
     numbers = ("K", "gap_mm", "thickness_mm", "steps", "seed", "train_seed")
     rows = []
     for record in records:
-        copied = {c: float(record[c]) if c in numbers else record[c] for c in COPIED}
+        copied = {c: float(record[c] or "nan") if c in numbers else record[c] for c in COPIED}
         copied |= {c: int(copied[c]) for c in ("K", "steps", "seed", "train_seed")}
         rows += [{**copied, **row} for row in _rows(record)]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def write_scores(masks: Path, out: Path) -> None:
+    """evaluate_masks, into a file."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    evaluate_masks(masks).to_csv(out, sep="\t", index=False)
 
 
 def _rows(record: Mapping[str, Any]) -> Iterator[dict]:

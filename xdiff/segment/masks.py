@@ -22,20 +22,26 @@ from xdiff.volumes import write_volume
 
 KINDS = ("prediction", "truth", "control")
 METHODS = {"truth": "truth", "control": "mask_linear"}  # canonical names of what stands beside the methods' rows
-VERSION = 1  # raise when the same inputs make another mask
+KEYS = ["subject", "policy", "given", "contrasts_given"]  # what of a row is a point of its own where no method is asked
+_OF_NO_METHOD = {"estimate": "mean", "steps": "1", "seed": "0", "train_seed": "0", "weights": "", "device": ""}
+VERSION = 2  # raise when the same inputs make another mask
 
 
-def make_masks(kind: str, manifest: Path, model: Path, out: Path) -> None:
-    """Write `out`, the rows of a manifest with a column `mask`, and the masks (labels as the cohort's) beside it.
+def make_masks(kind: str, manifests: Sequence[Path], model: Path, out: Path) -> None:
+    """Write `out`, the rows of the manifests with a column `mask`, and the masks (labels as the cohort's) beside it.
 
     prediction: of every volume; truth: of the real volume behind it, the ceiling of every method; control: of no image at all,
-    the real masks of the given sections interpolated. Points that the control cannot do are left out. A mask whose sidecar has
-    the same key is not made again. Raises InputError where the cohort has no labels or the segmenter is missing.
+    the real masks of the given sections interpolated. Truth and control have one row for each subject and choice of sections in
+    any of the manifests; choices that the control cannot do are left out. A mask whose sidecar has the same key is not made
+    again. Raises InputError where the cohort has no labels or the segmenter is missing.
     """
-    table = pd.read_csv(manifest, sep="\t", dtype=str, keep_default_na=False)
+    table = pd.concat([pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False) for path in manifests])
     known: dict[str, np.ndarray] = {}  # real volumes are the same at every point
     rows = []
     segmenter = None if kind == "control" else _Lazy(model)
+    if kind != "prediction":
+        table = table.assign(method=METHODS[kind], **_OF_NO_METHOD)
+        table = table.drop_duplicates(KEYS)
     for record in table.to_dict("records"):
         store = Store(record["target"])
         try:
@@ -43,13 +49,9 @@ def make_masks(kind: str, manifest: Path, model: Path, out: Path) -> None:
         except NotSupported as error:
             print(f"{record['subject']}, {record['given']}: {error}")
             continue
-        method = METHODS.get(kind, record["method"])
-        deterministic = {} if kind == "prediction" else {"estimate": "mean", "steps": "1", "seed": "0", "method": method}
-        rows.append({**record, **deterministic, "mask": str(path)})
-    found = pd.DataFrame(rows, columns=[*table.columns, "mask"])
-    keys = ["subject", "method", "given", "contrasts_given", "estimate", "steps", "seed"]
+        rows.append({**record, "mask": str(path)})
     out.parent.mkdir(parents=True, exist_ok=True)
-    found.drop_duplicates(keys).to_csv(out, sep="\t", index=False)
+    pd.DataFrame(rows, columns=[*table.columns, "mask"]).to_csv(out, sep="\t", index=False)
 
 
 class _Lazy:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xdiff.config import digest
+from xdiff.data.cohorts import foreground
 from xdiff.data.split import Split
 from xdiff.data.store import Store
 from xdiff.errors import InputError
@@ -34,7 +35,8 @@ TRAINER = "nnUNetTrainer"
 
 
 class Tier(NamedTuple):
-    """What is trained. widest: most channels of a level, 0 for what nnU-Net plans; batch: most examples of a step, likewise."""
+    """What is trained. widest: most channels of a level, 0 for what nnU-Net plans; batch: most examples of a step, likewise.
+    mirrored: whether a prediction averages over mirrored volumes, eight times the work, where the trainer mirrored, too."""
 
     configuration: str
     planner: str
@@ -43,10 +45,11 @@ class Tier(NamedTuple):
     iterations: int
     widest: int = 0
     batch: int = 0
+    mirrored: bool = True
 
 
 TIERS = {
-    "cpu": Tier("2d", "ExperimentPlanner", (0,), epochs=10, iterations=50, widest=128, batch=16),  # minutes on two cores
+    "cpu": Tier("2d", "ExperimentPlanner", (0,), epochs=10, iterations=150, widest=128, batch=16, mirrored=False),  # minutes
     "gpu": Tier("3d_fullres", "ExperimentPlanner", (0,), epochs=100, iterations=250),  # hours
     "full": Tier("3d_fullres", "nnUNetPlannerResEncM", (0, 1, 2, 3, 4), epochs=1000, iterations=250),  # as published
 }
@@ -276,12 +279,21 @@ class Segmenter:
         where = [results_folder(out, name, self.index["plans"], tier.configuration, fold) for fold in tier.folds]
         kept = [torch.load(folder / "checkpoint_final.pth", map_location="cpu", weights_only=False) for folder in where]
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.predictor = nnUNetPredictor(device=device, perform_everything_on_device=device.type == "cuda", allow_tqdm=False)
+        self.predictor = nnUNetPredictor(
+            use_mirroring=tier.mirrored, device=device, perform_everything_on_device=device.type == "cuda", allow_tqdm=False
+        )
         weights, mirrored = [k["network_weights"] for k in kept], kept[0]["inference_allowed_mirroring_axes"]
         self.predictor.manual_initialization(network.to(device), plans, configuration, weights, dataset, TRAINER, mirrored)
 
     def segment(self, volume: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
-        """Labels (X, Y, Z) uint8 of a volume (C, X, Y, Z), in the units of the store's volumes."""
+        """Labels (X, Y, Z) uint8 of a volume (C, X, Y, Z), in the units of the store's volumes.
+
+        Where nnU-Net normalises by the voxels that are not 0, as it does with skull-stripped volumes, everything outside the head
+        (cohorts.foreground, `otsu`) is set to 0 first, in generated and real volumes alike: a generated background is nearly 0
+        but never is, and a whole array's mean and deviation instead of a brain's make tumours of healthy tissue.
+        """
+        if any(self.predictor.configuration_manager.use_mask_for_norm):
+            volume = volume * foreground(volume, "otsu")
         # nnU-Net's arrays are (C, Z, Y, X), as its readers make them of a NIfTI file
         turned = np.ascontiguousarray(volume.transpose(0, 3, 2, 1), dtype=np.float32)
         found = self.predictor.predict_single_npy_array(turned, {"spacing": list(spacing_mm[::-1])})
