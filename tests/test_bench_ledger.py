@@ -93,7 +93,7 @@ def test_without_matplotlib_the_figures_are_said_to_be_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    *_, figures = bench._final_tasks([], tmp_path)
+    *_, figures = bench._final_tasks(load_config([REPOSITORY / "config.yaml"]), tmp_path)
     bench._do(figures, tmp_path)
     assert "no figures: matplotlib is not installed here" in capsys.readouterr().out
     assert not (tmp_path / "figures").exists() and not (tmp_path / "benchmarks").exists()

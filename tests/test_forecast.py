@@ -28,7 +28,7 @@ def test_a_forecast_has_the_jobs_of_bench(preset: Path) -> None:
     config = load_config([REPOSITORY / "config.yaml", *overlays(preset)])
     done = [task.name for task in bench.tasks(config, Path("results"), None)]
     # an embedded cohort is made with its split, and what follows the scores takes seconds
-    counted = [name for name in done if name.split()[0] not in ("generate", "panel", "tables", "figures")]
+    counted = [name for name in done if name.split()[0] not in ("generate", "panel", "tumour_panel", "tables", "figures")]
     assert [line.name for line in Forecast(config, Costs([])).lines] == counted
 
 
@@ -42,6 +42,18 @@ def test_bench_tasks_keep_the_names_of_their_ledger() -> None:
         "evaluate gaussian@field field g slices",
         *("collect", "panel", "tables", "figures"),
     ]
+
+
+def test_segmenting_comes_after_sampling_and_says_that_its_time_is_missing() -> None:
+    config = load_config([REPOSITORY / "config.yaml"])
+    lines = {line.name: line for line in Forecast(config, Costs([])).lines}
+    masks = lines["segment xdiff@phantom-brain phantom-brain 48 slices"]
+    assert masks.missing == ["nnU-Net"] and masks.after == [
+        "segmenter phantom-brain 48",
+        "sample xdiff@phantom-brain phantom-brain 48 slices",
+    ]
+    assert lines["segment truth@phantom-brain phantom-brain 48 slices"].after == ["segmenter phantom-brain 48"]
+    assert not any("gaussian-field" in name for name in lines if name.startswith("segment"))
 
 
 def test_shards_divide_the_test_subjects(costs: Costs) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from synthetic_metrics import (
     ablation_metrics,
     sweep_metrics,
@@ -18,13 +19,15 @@ from synthetic_metrics import (
     write_metrics,
     write_panel,
 )
+from test_tumour_figures import panel_file
+from test_tumours import long, row
 
-from xdiff import ablation, reference, report, step_sweep, training_curves
+from xdiff import ablation, reference, report, step_sweep, training_curves, tumours
 from xdiff.errors import InputError
 from xdiff.metrics.history import history_rows
 from xdiff.posterior_checks import check_numbers
 from xdiff.reference import _keep_panels, keep, shorten
-from xdiff.stats import read_metrics
+from xdiff.stats import LESION_METRICS, read_metrics
 from xdiff.tables import main_numbers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,6 +86,27 @@ def test_ablations_are_the_same_from_what_is_kept_and_stay_with_the_run(tmp_path
     assert "ablation.png" in {p.name for p in (tmp_path / "kept/figures").iterdir()}
     whole, kept = (ablation.numbers(read_metrics(p)) for p in (path, tmp_path / "kept/metrics.tsv.gz"))
     pd.testing.assert_frame_equal(kept, whole, rtol=1e-3, atol=1e-3)  # of every value five digits are kept
+
+
+def test_tumours_are_the_same_from_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dice = {"linear": 0.3, "xdiff": 0.5, "truth": 0.8}
+    rows = [row(m, f"sub-{i}", v + 0.01 * i, policy=p) for m, v in dice.items() for i in range(3) for p in ("uniform", "tumour")]
+    of_volumes = dict(metric="psnr", region="unseen")
+    rows += [row("xdiff", f"sub-{i}", 20.0 - i, policy=p, **of_volumes) for i in range(3) for p in ("uniform", "swap")]
+    one = dict(region="lesion_unseen", x_name="lesion", x=1.0)
+    rows += [row("xdiff", f"sub-{i}", 0.4, metric=m, **one) for m in LESION_METRICS for i in range(3)]
+    path = write_metrics(long(rows), tmp_path / "results/metrics/all.tsv")
+    write_panel(tmp_path / "results/metrics/panel.npz", panels=1)
+    panel_file(tmp_path / "results/metrics/tumour_panel.npz")
+    monkeypatch.setattr(reference, "provenance", lambda *_: {})
+    keep(tmp_path / "results", tmp_path / "kept", "snakemake", CONFIGS)
+    whole, kept = (read_metrics(p) for p in (path, tmp_path / "kept/metrics.tsv.gz"))
+    pd.testing.assert_frame_equal(tumours.numbers(kept), tumours.numbers(whole))
+    pd.testing.assert_frame_equal(tumours.swap_numbers(kept), tumours.swap_numbers(whole))
+    drawn = {p.stem: p for p in (tmp_path / "kept/figures").glob("*.png")}
+    assert {"dice_vs_k", "tumour_0", "panel_0"} <= set(drawn)
+    with Image.open(drawn["dice_vs_k"]) as chart, Image.open(drawn["tumour_0"]) as image:
+        assert chart.mode == "P" and image.mode == "RGBA"
 
 
 def test_a_run_without_a_table_is_refused(tmp_path: Path) -> None:

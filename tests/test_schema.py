@@ -29,6 +29,7 @@ NODES = {
     xcfg.MethodEntry: SCHEMA["$defs"]["method"],
     xcfg.Sweep: SCHEMA["$defs"]["sweep"],
     xcfg.Only: SCHEMA["$defs"]["only"],
+    xcfg.Segment: SCHEMA["$defs"]["segment"],
     xcfg.Run: SCHEMA["$defs"]["run"],
 }
 
@@ -100,15 +101,17 @@ def test_choices_agree() -> None:
         "cohort": {"layout": "bids", "contrasts": ["T1w"]},
         "grid": {"shape": [8, 8, 8], "spacing_mm": 1.0},
         "sweep": {},
+        "segment": {},
     }
-    classes = {"cohort": xcfg.Cohort, "grid": xcfg.Grid, "sweep": xcfg.Sweep}
+    classes = {"cohort": xcfg.Cohort, "grid": xcfg.Grid, "sweep": xcfg.Sweep, "segment": xcfg.Segment}
     checked = 0
     for kind, sample in samples.items():
         for name, node in SCHEMA["$defs"][kind]["properties"].items():
             many = node.get("type") == "array"
             allowed = (node["items"] if many else node).get("enum")
             for value in allowed or []:
-                from_dict(classes[kind], {**sample, name: [value] if many else value})
+                number = {"K": [0]} if value in xcfg.OWN_NUMBER else {}
+                from_dict(classes[kind], {**sample, **number, name: [value] if many else value})
                 checked += 1
             if allowed:
                 with pytest.raises(InputError):

@@ -190,7 +190,7 @@ class Run:
     """What of the definitions is run: the product of these lists, narrowed by `only`.
 
     trained_on: `self`, a cohort, or several joined by `+`: the first one's split, and the others' training sides besides.
-    segmented: those of the sweeps whose volumes are segmented, where the cohort has labels.
+    segmented: sweeps whose volumes are segmented where they are run and the cohort has labels.
     """
 
     cohorts: tuple[str, ...]
@@ -219,7 +219,7 @@ class Config:
             for name in getattr(self.run, kind):
                 _one_of(f"run.{kind}", name, tuple(getattr(self, kind)))
         for name in self.run.segmented:
-            _one_of("run.segmented", name, self.run.sweeps)
+            _one_of("run.segmented", name, tuple(self.sweeps))
         joined = [name for name in self.cohorts if JOIN in name]
         if joined:
             raise InputError("cohorts", repr(joined[0]), f"a name without {JOIN!r}, which joins cohorts in `trained_on`")

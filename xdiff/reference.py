@@ -4,8 +4,9 @@
 
 Kept per subject: PSNR in `unseen_masked` of every point; more regions and metrics of the base point (axial, uniform,
 thinnest), and its error against distance at K = 1 and 5 in the centred frame; there too the band variances of samples and the
-MAE of their method's mean, for the posterior checks and the figure of steps; how trainings went; panels of models trained on
-the cohort itself, centred; figures as PNG. What is left out can be made again by the command in provenance.json.
+MAE of their method's mean, for the posterior checks and the figure of steps; of policy swap the PSNR in `unseen`; scores of
+masks, but volumes and distances of voxels; how trainings went; panels of models trained on the cohort itself, centred; figures
+as PNG, charts in 256 colours. What is left out can be made again by the command in provenance.json.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import dataclasses
 import hashlib
 import json
 import platform
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -22,18 +24,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from xdiff import figures, tables
 from xdiff.config import load_config, parts_of
 from xdiff.errors import InputError
 from xdiff.posterior_checks import check_rows
 from xdiff.report import read_ledger
-from xdiff.stats import fill_contrasts_given, is_history
+from xdiff.stats import LESION_METRICS, fill_contrasts_given, is_history, of_masks
 
-METRICS = "metrics.tsv.gz"
-PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "scikit-image", "torch", "monai", "snakemake")
+METRICS, TUMOURS = "metrics.tsv.gz", "tumour_panel.npz"
+IMAGES = ("panel_", "tumour_")  # figures with scales of grey and colour
+PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "scikit-image", "torch", "monai", "nnunetv2", "snakemake")
 CURVE_K = ("1", "5")
 KEPT_REGIONS = ("grid", "unseen", "unseen_masked", "all")
+KEPT_MASKS = ("dice", "lesion_hd95", "recall", "false_lesions", *LESION_METRICS)
 KEPT_METRICS = ("psnr", "ssim", "crps", "coverage_90", "sharpness", "spectral_correlation", "seconds", "evaluations")
 
 
@@ -48,8 +53,11 @@ def shorten(metrics: pd.DataFrame) -> pd.DataFrame:
     scalars = base & ~curve & metrics["metric"].isin(KEPT_METRICS) & metrics["region"].isin(KEPT_REGIONS)
     curves = base & (metrics["x_name"] == "distance_mm") & metrics["K"].isin(CURVE_K)
     coarse_ssim = (metrics["metric"] == "ssim") & (metrics["region"] == "grid")
+    swapped = (metrics["policy"] == "swap") & (metrics["metric"] == "psnr") & (metrics["region"] == "unseen") & ~curve
+    masks = of_masks(metrics) & metrics["metric"].isin(KEPT_MASKS)
     checked = base & (metrics["region"] == "unseen_masked") & check_rows(metrics)
-    kept = metrics[told | everywhere | (scalars & ~coarse_ssim) | (curves & (metrics["frame"] == "centred")) | checked].copy()
+    curves &= metrics["frame"] == "centred"
+    kept = metrics[told | everywhere | (scalars & ~coarse_ssim) | curves | checked | swapped | masks].copy()
     kept["indices"] = ""
     # a time needs its device and a cost its weights; on the other rows they would be a third of the file
     kept.loc[~kept["metric"].isin(["seconds", "evaluations"]), ["device", "weights"]] = ""
@@ -93,10 +101,23 @@ def keep(results: Path, out: Path, command: str, configs: list[Path], note: str 
     described["note"] = note
     described["all_tsv_sha256"] = hashlib.sha256(source.read_bytes()).hexdigest()
     (out / "provenance.json").write_text(json.dumps(described, indent=1) + "\n")
+    more = []
+    if (results / "metrics" / TUMOURS).exists():
+        shutil.copy(results / "metrics" / TUMOURS, out / TUMOURS)
+        more = ["--tumours", str(out / TUMOURS)]
     tables.main(["--metrics", str(out / METRICS), "--out", str(out / "tables")])
-    figures.main(["--metrics", str(out / METRICS), "--panel", str(out / "panel.npz"), "--out", str(out / "figures")])
+    figures.main(["--metrics", str(out / METRICS), "--panel", str(out / "panel.npz"), *more, "--out", str(out / "figures")])
     for drawing in (out / "figures").glob("*.pdf"):
         drawing.unlink()  # `snakemake reference_figures` makes them again, bit for bit
+    for chart in (out / "figures").glob("*.png"):
+        if not chart.stem.startswith(IMAGES):
+            fewer_colours(chart)
+
+
+def fewer_colours(chart: Path) -> None:
+    """Rewrite a PNG with a palette of 256 colours: a third of the size, and of lines and letters nothing is lost."""
+    with Image.open(chart) as drawn:
+        drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(chart, optimize=True)
 
 
 def _keep_panels(source: Path, target: Path) -> None:

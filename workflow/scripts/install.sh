@@ -82,11 +82,11 @@ fi
 make_venv
 index=$(torch_index)
 echo "install: torch from $index, with $INSTALLER"
-# torch alone and first, without its dependencies: only torch shall come from its index, and what is installed
-# is kept by the second run, which is pinned to the same version.
+# torch first, without its dependencies: only torch (and torchvision, which nnU-Net's dependencies ask for) shall come from
+# its index, and what is installed is kept by the second run, which is pinned to the same version.
 if [ "$index" = plain ]; then
     install --no-deps -c constraints.txt torch
 else
-    install --no-deps -c constraints.txt --index-url "$index" torch
+    install --no-deps -c constraints.txt --index-url "$index" torch torchvision
 fi
-install -c constraints.txt -e '.[workflow,dev]'
+install -c constraints.txt -e '.[workflow,segment,dev]'
