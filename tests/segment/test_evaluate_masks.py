@@ -105,3 +105,16 @@ def test_a_mask_of_another_shape_is_refused(linear_run: Path, tmp_path: Path) ->
     table = masks_of(linear_run, tmp_path, lambda labels: labels[:-1])
     with pytest.raises(InputError, match="0.nii.gz: found shape"):
         evaluate_masks(table)
+
+
+def test_one_section_has_no_gap(linear_run: Path, tmp_path: Path) -> None:
+    """A manifest leaves the gap empty at K = 1."""
+    table = masks_of(linear_run, tmp_path, lambda labels: labels)
+    pd.read_csv(table, sep="\t", dtype=str, keep_default_na=False).assign(gap_mm="").to_csv(table, sep="\t", index=False)
+    rows = evaluate_masks(table)
+    assert rows["gap_mm"].isna().all() and rows["K"].isin([3, 5]).all()
+
+
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"masks\.tsv: found no such file"):
+        evaluate_masks(tmp_path / "masks.tsv")

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from conftest import Prepared
 
 from xdiff.errors import InputError
 from xdiff.segment import nnunet
-from xdiff.segment.nnunet import TIERS, Settings, export
+from xdiff.segment.nnunet import TIERS, Segmenter, Settings, export
 from xdiff.segment.regions import region_mask, regions_of
 from xdiff.volumes import read_volume
 
@@ -93,3 +94,33 @@ def test_folders_are_nnunets_inside_and_what_they_were_outside(tmp_path: Path, m
         assert variable("nnUNet_raw") == str(tmp_path / "nnUNet_raw") and variable("nnUNet_n_proc_DA") == "1"
         assert (tmp_path / "nnUNet_results").is_dir()
     assert variable("nnUNet_raw") == "before" and variable("nnUNet_results") is None
+
+
+# The background -------------------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """Stands for nnU-Net's predictor: keeps what it is shown."""
+
+    def __init__(self, masked: bool) -> None:
+        self.configuration_manager = SimpleNamespace(use_mask_for_norm=[masked, masked])
+
+    def predict_single_npy_array(self, array: np.ndarray, properties: dict) -> np.ndarray:
+        self.shown, self.spacing = array, properties["spacing"]
+        return np.zeros(array.shape[1:], np.uint8)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_background_that_is_nearly_zero_is_zero_where_nnunet_normalises_by_zeros(masked: bool) -> None:
+    """A brain of 0.5 to 1 in a haze of 0.02; a hole in it, dark as the haze, is no background."""
+    x, y, z = np.meshgrid(*(np.linspace(-1.6, 1.6, n) for n in (16, 20, 18)), indexing="ij")
+    radius = np.sqrt(x**2 + y**2 + z**2)
+    volume = np.where(radius < 1, 0.75 + 0.25 * np.sin(3 * x), 0.02).astype(np.float32)[None].repeat(2, axis=0)
+    volume[:, radius < 0.3] = 0.02
+    segmenter = object.__new__(Segmenter)
+    segmenter.predictor = Recorder(masked)
+    found = segmenter.segment(volume, (1.0, 2.0, 3.0))
+    shown = segmenter.predictor.shown.transpose(0, 3, 2, 1)
+    assert found.shape == (16, 20, 18) and segmenter.predictor.spacing == [3.0, 2.0, 1.0]
+    np.testing.assert_array_equal(shown[:, radius < 0.9], volume[:, radius < 0.9])
+    assert (shown[:, radius > 1.4] == (0 if masked else np.float32(0.02))).all()
