@@ -74,7 +74,9 @@ def test_every_voxel_keeps_its_world_position(tmp_path_factory, codes: str, tilt
     stored = nib.Nifti1Image(array, canonical).as_reoriented(turn)
     path = tmp_path_factory.mktemp("world") / "a.nii"
     nib.save(stored, path)
-    volume = read_volume(path)
+    volume, header = read_volume(path), read_header(path)
+    assert (header.shape, header.orientation) == (volume.shape, codes)
+    np.testing.assert_allclose(header.affine, volume.affine, atol=1e-6)
     voxels = np.argwhere(np.ones(volume.array.shape, dtype=bool))
     stored_voxels = np.argwhere(np.ones(stored.shape, dtype=bool))
     world = nib.affines.apply_affine(volume.affine, voxels)[np.argsort(volume.array.ravel())]
@@ -267,7 +269,7 @@ def test_a_header_is_read_without_its_voxels(tmp_path: Path, kind: type, suffix:
     nib.save(kind(np.full((4, 5, 6), np.nan, dtype=np.float32), np.diag([-1.0, -2.0, 3.0, 1.0])), path)
     header = read_header(path)
     assert (header.shape, header.dtype, header.orientation) == ((4, 5, 6), "float32", "LPS")
-    np.testing.assert_allclose(header.affine, np.diag([-1.0, -2.0, 3.0, 1.0]))
+    np.testing.assert_allclose(header.affine, [[1, 0, 0, -3], [0, 2, 0, -8], [0, 0, 3, 0], [0, 0, 0, 1]])
     np.testing.assert_allclose(header.spacing_mm, [1, 2, 3])
     refused(path, "120 NaN", "finite")
 

@@ -197,9 +197,22 @@ class Config:
                 _one_of("run.trained_on", part, tuple(self.cohorts) if len(parts) > 1 else ("self", *self.cohorts))
             if len(set(parts)) < len(parts):
                 raise InputError("run.trained_on", repr(name), "each cohort once")
+        _check_heads(self)
         for cohort, sweep in sorted({(job.cohort, job.sweep) for job in jobs(self)}):
             for value in self.sweeps[sweep].contrasts_given:
                 given_contrasts(value, self.cohorts[cohort].contrasts, f"sweeps.{sweep}.contrasts_given, cohort {cohort}")
+
+
+def _check_heads(config: Config) -> None:
+    """A model of skull-stripped volumes has never seen a skull: it is not asked for whole heads."""
+    for job in jobs(config):
+        for part in parts_of(job.trained_on):
+            if config.cohorts[part].foreground == "nonzero" and config.cohorts[job.cohort].foreground == "otsu":
+                raise InputError(
+                    f"run.trained_on: {part}",
+                    f"a model of skull-stripped volumes for cohort {job.cohort} of whole heads (foreground: otsu)",
+                    f"`skull_strip` for {job.cohort}, training on whole heads, or `only`, which keeps the two apart",
+                )
 
 
 class Job(NamedTuple):

@@ -35,13 +35,17 @@ class Volume:
     path: Path
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
     def spacing_mm(self) -> np.ndarray:
         return spacing_of(self.affine)
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself: shape as stored, `affine` (4, 4) from stored voxel to RAS mm, dtype, axes such as LPS."""
+    """A volume without its voxels: shape and affine as `read_volume` returns them, dtype and axes (such as LPS) as stored."""
 
     path: Path
     shape: tuple[int, int, int]
@@ -84,11 +88,11 @@ def read_labels(path: Path | str, allowed: set[int], like: Volume) -> Volume:
     return Volume(volume.array.astype(np.uint8), volume.affine, volume.path)
 
 
-def check_same_pose(volume: Volume, like: Volume) -> None:
+def check_same_pose(volume: Volume | Header, like: Volume | Header) -> None:
     """Raise InputError unless two contrasts of one subject lie on the same voxels."""
-    if volume.array.shape != like.array.shape:
-        raise InputError(volume.path, f"shape {volume.array.shape}", f"{like.array.shape} as {like.path.name}")
-    if _pose_gap(volume.affine, like.affine, like.array.shape) > POSE_TOLERANCE_VOXELS:
+    if volume.shape != like.shape:
+        raise InputError(volume.path, f"shape {volume.shape}", f"{like.shape} as {like.path.name}")
+    if _pose_gap(volume.affine, like.affine, like.shape) > POSE_TOLERANCE_VOXELS:
         raise InputError(volume.path, f"affine {_short(volume.affine)}", f"{_short(like.affine)} as {like.path.name}")
 
 
@@ -118,8 +122,11 @@ def read_header(path: Path | str) -> Header:
         with _stream(path) as stream:
             header, raw = _header(stream.read(LARGEST_HEADER), path)
         _check_length(raw, _unpacked_bytes(path, bytes_expected(raw)), path)
-    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-    return Header(path, header.get_data_shape(), affine, header.get_data_dtype().name, "".join(nib.aff2axcodes(affine)))
+    stored, shape = np.asarray(header.get_best_affine(), dtype=np.float64), header.get_data_shape()
+    turn = nib.io_orientation(stored)
+    affine = stored @ nib.orientations.inv_ornt_aff(turn, shape)
+    shape = tuple(shape[int(np.flatnonzero(turn[:, 0] == axis)[0])] for axis in range(3))
+    return Header(path, shape, affine, header.get_data_dtype().name, "".join(nib.aff2axcodes(stored)))
 
 
 def _open(path: Path) -> nib.Nifti1Image:
