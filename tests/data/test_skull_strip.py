@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,59 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import REPOSITORY
+from strippers import AFFINE, write_head, write_strippers
 
-from xdiff.config import Cohort, Labels
+from xdiff.bench import tasks
+from xdiff.config import Cohort, Config, Grid, Labels, MethodEntry, Run, Sweep, raw_folder, source_folder
 from xdiff.data.cohorts import find_subjects, read_subject
 from xdiff.data.skull_strip import BRAIN_ML, skull_strip
 from xdiff.errors import InputError, ManyInputErrors
 from xdiff.volumes import read_volume, write_volume
 
 COHORT = Cohort("bids", ("T1w", "FLAIR"), labels=Labels("seg", {1: "WT"}, optional=True), skull_strip="hd-bet")
-AFFINE = np.diag([-4.0, -4.0, 4.0, 1.0])
-AFFINE[:3, 3] = (80, 90, -70)
-# options as in HD_BET/entry_point.py 2.0.1 and deepbet/ui/cli.py 1.0.2: unknown ones end the program
-PROGRAM = """#!{python}
-import argparse, glob, os, sys
-import nibabel as nib, numpy as np
-p = argparse.ArgumentParser()
-p.add_argument("-i", "--input", required=True); p.add_argument("-o", "--output")
-if os.path.basename(sys.argv[0]) == "hd-bet":
-    p.add_argument("-device", default="cuda"); p.add_argument("--disable_tta", action="store_true")
-    p.add_argument("--save_bet_mask", action="store_true"); p.add_argument("--no_bet_image", action="store_true")
-    a = p.parse_args(); folder, end = a.output, "_bet.nii.gz"
-    assert a.save_bet_mask and (a.device == "cpu") == a.disable_tta
-else:
-    p.add_argument("-m", "--mask_output"); p.add_argument("--no_gpu", action="store_true")
-    a = p.parse_args(); folder, end = a.mask_output, ".nii.gz"
-    assert os.path.isdir(a.output) and os.path.isdir(folder)
-open({calls!r}, "a").write(" ".join(os.path.basename(f) for f in sorted(glob.glob(a.input + "/*"))) + "\\n")
-for f in sorted(glob.glob(a.input + "/*.nii.gz")):
-    image = nib.load(f)
-    data = image.get_fdata()
-    if data.max() > 990:
-        print("Traceback: CUDA out of memory"); sys.exit(3)
-    if data.max() > 890:
-        continue
-    mask = (data > (500 if data.max() < 800 else 750)).astype(np.uint8)
-    nib.save(nib.Nifti1Image(mask, image.affine), folder + "/" + os.path.basename(f)[:-7] + end)
-"""
-
-
-def head(top: float) -> np.ndarray:
-    """Brain of 600 (or whatever the top is) in a skull of 100 under a scalp of 400, noise about it; 4 mm voxels, 1,200 ml."""
-    grid = np.stack(np.meshgrid(*(np.linspace(-1.2, 1.2, n) for n in (40, 44, 36)), indexing="ij"))
-    radius = np.sqrt((grid**2).sum(axis=0))
-    tissue = np.select([radius < 0.82, radius < 0.9, radius < 1.0], [600, 100, 400], 0)
-    image = tissue + np.random.default_rng(0).uniform(1, 9, tissue.shape)
-    image[20, 22, 18] = top
-    return image.astype(np.float32)
-
-
-def write(root: Path, i: int, top: float = 700) -> Path:
-    stem = f"sub-{i:02d}/anat/sub-{i:02d}"
-    for suffix, scale in (("T1w", 1.0), ("FLAIR", 2.0)):
-        write_volume(root / f"{stem}_{suffix}.nii.gz", head(top) * scale, AFFINE)
-    return root / f"{stem}_T1w.nii.gz"
 
 
 @pytest.fixture
@@ -72,7 +28,7 @@ def root(tmp_path: Path) -> Path:
     """Three whole heads of two contrasts, one of them with a mask, and a participants.tsv."""
     root = tmp_path / "heads"
     for i in range(3):
-        write(root, i)
+        write_head(root, i)
     labels = np.zeros((40, 44, 36), np.uint8)
     labels[18:22, 18:22, 18:22] = 1
     write_volume(root / "sub-01/anat/sub-01_seg.nii.gz", labels, AFFINE)
@@ -83,13 +39,8 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
     """The stand-ins first on PATH; gives the files that each call was given."""
-    record = tmp_path / "calls"
-    for name in ("hd-bet", "deepbet-cli"):
-        program = tmp_path / "bin" / name
-        program.parent.mkdir(exist_ok=True)
-        program.write_text(PROGRAM.format(python=sys.executable, calls=str(record)))
-        program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{write_strippers(tmp_path / 'bin')}{os.pathsep}{os.environ['PATH']}")
+    record = tmp_path / "bin" / "calls"
     return lambda: record.read_text().splitlines() if record.exists() else []
 
 
@@ -119,14 +70,14 @@ def test_only_what_is_new_or_changed_is_stripped_again(root: Path, tmp_path: Pat
     skull_strip(COHORT, root, out)
     skull_strip(COHORT, root, out)
     assert len(calls()) == 1
-    write(root, 1, top=710)
+    write_head(root, 1, top=710)
     skull_strip(COHORT, root, out)
     assert [len(call.split()) for call in calls()] == [3, 1]
     assert read_volume(out / "sub-01/anat/sub-01_T1w.nii.gz").array.max() == 710
 
 
 def test_one_bad_subject_does_not_take_the_others_along(root: Path, tmp_path: Path, calls) -> None:
-    no_mask, tiny = write(root, 0, top=900), write(root, 2, top=850)
+    no_mask, tiny = write_head(root, 0, top=900), write_head(root, 2, top=850)
     with pytest.raises(ManyInputErrors) as caught:
         skull_strip(COHORT, root, tmp_path / "out")
     found = {error.where: error.found for error in caught.value.errors}
@@ -135,14 +86,14 @@ def test_one_bad_subject_does_not_take_the_others_along(root: Path, tmp_path: Pa
     assert BRAIN_ML[0] > 0
     assert (tmp_path / "out/sub-01/anat/sub-01_T1w.nii.gz").exists()
     assert not (tmp_path / "out/sub-00").exists()
-    write(root, 0)
-    write(root, 2)
+    write_head(root, 0)
+    write_head(root, 2)
     skull_strip(COHORT, root, tmp_path / "out")
     assert [len(call.split()) for call in calls()] == [3, 2]
 
 
 def test_a_program_that_fails_is_quoted(root: Path, tmp_path: Path, calls) -> None:
-    write(root, 0, top=1000)
+    write_head(root, 0, top=1000)
     with pytest.raises(InputError, match="hd-bet: found exit status 3: .*CUDA out of memory"):
         skull_strip(COHORT, root, tmp_path / "out")
 
@@ -157,6 +108,17 @@ def test_a_program_that_is_not_installed_is_named_with_its_extra(root: Path, tmp
 def test_an_entry_that_contradicts_itself(change: dict) -> None:
     with pytest.raises(InputError, match="skull_strip"):
         replace(COHORT, **change)
+
+
+def test_a_run_without_snakemake_strips_first(root: Path, tmp_path: Path) -> None:
+    entry = replace(COHORT, labels=None)
+    run = Run(("heads",), ("g",), ("m",), ("s",))
+    methods = {"m": MethodEntry("baselines.interpolation", {"kind": "linear"}, min_k=2, learns=False)}
+    config = Config({"heads": entry}, {"g": Grid((8, 8, 8), 4.0)}, methods, {"s": Sweep(K=(2,))}, run)
+    names = [task.name for task in tasks(config, tmp_path / "out", root.parent)]
+    assert names[:3] == ["skull_strip heads", "split heads", "preprocess heads g"]
+    assert raw_folder(config, "heads", tmp_path / "out", root.parent) == tmp_path / "out/raw/heads"
+    assert source_folder(config, "heads", root.parent) == root
 
 
 DATA = Path(os.environ.get("XDIFF_DATA_ROOT", REPOSITORY.parent / "shared" / "data")) / "tcga-lgg"
