@@ -10,6 +10,7 @@ from xdiff.errors import InputError, ManyInputErrors
 
 VERBS = {
     "data": ("xdiff.data.__main__", "generate an embedded cohort, split by patient, put volumes on a grid"),
+    "check": ("xdiff.data.check", "say what a folder of volumes holds, before anything is run"),
     "train": ("xdiff.train", "train one method on one preprocessed cohort"),
     "sample": ("xdiff.sample", "reconstruct the test subjects at every point of a sweep"),
     "metrics": ("xdiff.metrics.__main__", "score reconstructions, collect scores, cut panels"),

@@ -26,6 +26,7 @@ LAYOUTS = ("bids", "brats", *EMBEDDED)
 POLICIES = ("uniform", "centre", "random", "tumour", "off_tumour", "orthogonal", "tilted", "every_fifth", "swap")
 OWN_NUMBER = ("every_fifth",)  # policies that give as many sections as the head has room for: their K is 0
 TIERS = ("cpu", "gpu", "full")
+SKULL_STRIP = ("hd-bet", "deepbet")
 JOIN = "+"
 FOLD = ".fold"  # `NAME.fold1`, `NAME.fold2`: cohorts with the same files whose test sides come together as NAME
 
@@ -76,6 +77,7 @@ class Cohort:
     source: str = ""
     labels: Labels | None = None
     foreground: str = "nonzero"
+    skull_strip: str = ""
     norm: str = "p99.5"
     split: SplitRule = field(default_factory=SplitRule)
     exclude: tuple[str, ...] = ()
@@ -86,6 +88,10 @@ class Cohort:
         _one_of("layout", self.layout, LAYOUTS)
         _one_of("norm", self.norm, ("p99.5", "none"))
         _one_of("foreground", self.foreground, ("nonzero", "otsu", "all"))
+        _one_of("skull_strip", self.skull_strip, ("", *SKULL_STRIP))
+        if self.skull_strip and (self.foreground != "nonzero" or self.layout in EMBEDDED):
+            found = f"{self.skull_strip} with layout {self.layout} and foreground {self.foreground}"
+            raise InputError("cohorts.*.skull_strip", found, "real volumes, and the nonzero foreground that stripping leaves")
         if not self.contrasts:
             raise InputError("cohorts.*.contrasts", "an empty list", "at least one contrast")
 
@@ -229,9 +235,22 @@ class Config:
                 _one_of("run.trained_on", part, tuple(self.cohorts) if len(parts) > 1 else ("self", *self.cohorts))
             if len(set(parts)) < len(parts):
                 raise InputError("run.trained_on", repr(name), "each cohort once")
+        _check_heads(self)
         for cohort, sweep in sorted({(job.cohort, job.sweep) for job in jobs(self)}):
             for value in self.sweeps[sweep].contrasts_given:
                 given_contrasts(value, self.cohorts[cohort].contrasts, f"sweeps.{sweep}.contrasts_given, cohort {cohort}")
+
+
+def _check_heads(config: Config) -> None:
+    """A model of skull-stripped volumes has never seen a skull: it is not asked for whole heads."""
+    for job in jobs(config):
+        for part in parts_of(job.trained_on):
+            if config.cohorts[part].foreground == "nonzero" and config.cohorts[job.cohort].foreground == "otsu":
+                raise InputError(
+                    f"run.trained_on: {part}",
+                    f"a model of skull-stripped volumes for cohort {job.cohort} of whole heads (foreground: otsu)",
+                    f"`skull_strip` for {job.cohort}, training on whole heads, or `only`, which keeps the two apart",
+                )
 
 
 class Job(NamedTuple):
@@ -293,10 +312,16 @@ def given_contrasts(value: str, contrasts: Sequence[str], where: str = "contrast
 
 
 def raw_folder(config: Config, cohort: str, results: Path, data_root: Path | None = None) -> Path:
-    """Folder of a raw cohort: made by us below `results`, else below data_root (argument, config, XDIFF_DATA_ROOT, `data`)."""
+    """Folder that a cohort is read from: below `results` where it is made or stripped by us, else the user's own."""
     entry = config.cohorts[cohort]
-    if entry.layout in EMBEDDED:
+    if entry.layout in EMBEDDED or entry.skull_strip:
         return results / "raw" / cohort
+    return source_folder(config, cohort, data_root)
+
+
+def source_folder(config: Config, cohort: str, data_root: Path | None = None) -> Path:
+    """Folder of the user's own files, below data_root (argument, config, XDIFF_DATA_ROOT, `data`); nothing is written there."""
+    entry = config.cohorts[cohort]
     return (data_root or Path(config.data_root or os.environ.get("XDIFF_DATA_ROOT", "data"))) / (entry.root or cohort)
 
 

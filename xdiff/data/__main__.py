@@ -1,4 +1,4 @@
-"""python -m xdiff.data generate|split|preprocess: the steps before any method, one rule each."""
+"""python -m xdiff.data generate|strip|split|preprocess: the steps before any method, one rule each."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from xdiff.config import Cohort, Grid, from_dict, to_json
 from xdiff.data.cohorts import find_subjects
 from xdiff.data.preprocess import preprocess
+from xdiff.data.skull_strip import skull_strip
 from xdiff.data.split import read_split, split_by_rule, unlisted, write_split
 from xdiff.errors import InputError, ManyInputErrors
 
@@ -60,7 +61,8 @@ def split(cohort: Cohort, root: Path, out: Path, file: Path | None) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="xdiff data", description="Generate, split and preprocess cohorts.")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb, text in (("generate", "write an embedded cohort"), ("split", "split by patient"), ("preprocess", "put on a grid")):
+    texts = {"generate": "write an embedded cohort", "strip": "strip whole heads into a folder of our own"}
+    for verb, text in {**texts, "split": "split by patient", "preprocess": "put on a grid"}.items():
         sub = verbs.add_parser(verb, help=text)
         sub.add_argument("--entry", required=True, help="the cohort's config entry as JSON")
         sub.add_argument("--out", type=Path, required=True)
@@ -78,6 +80,8 @@ def main(argv: list[str] | None = None) -> None:
     cohort = from_dict(Cohort, json.loads(args.entry), "cohorts.*")
     if args.verb == "generate":
         generate(cohort, args.out, args.workers)
+    elif args.verb == "strip":
+        skull_strip(cohort, args.root, args.out)
     elif args.verb == "split":
         split(cohort, args.root, args.out, args.file)
     else:

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from xdiff.config import Cohort
+from xdiff.data.heads import check_stripped, largest_part
 from xdiff.errors import InputError
 from xdiff.volumes import Volume, check_same_pose, read_labels, read_volume
 
@@ -99,11 +100,13 @@ def read_subject(files: Files, cohort: Cohort) -> Subject:
         volumes.append(read_volume(path))
         check_same_pose(volumes[-1], volumes[0])
         _check_signal(volumes[-1], cohort.norm)
+        if cohort.foreground == "nonzero":
+            check_stripped(volumes[-1])
     images = np.stack([v.array for v in volumes])
     labels = None
     if files.labels is not None:
         labels = read_labels(files.labels, {0, *cohort.labels.values}, volumes[0]).array
-    return Subject(files.subject, images, volumes[0].affine, labels, foreground(images, cohort.foreground, volumes[0].path))
+    return Subject(files.subject, images, volumes[0].affine, labels, foreground(images, cohort.foreground))
 
 
 def _check_signal(volume: Volume, norm: str) -> None:
@@ -114,21 +117,16 @@ def _check_signal(volume: Volume, norm: str) -> None:
         raise InputError(volume.path, "no positive voxel", "an image with positive intensities (or `norm: none`)")
 
 
-def foreground(images: np.ndarray, rule: str, where: Path | str = "volume") -> np.ndarray:
+def foreground(images: np.ndarray, rule: str) -> np.ndarray:
     """Foreground mask (X, Y, Z) of images (C, X, Y, Z): `nonzero` if skull-stripped, `otsu` for whole heads, `all` where there is
-    no background. `where`: the file that an error names."""
+    no background."""
     if rule == "all":
         return np.ones(images.shape[1:], dtype=bool)
     if rule == "nonzero":
         mask = (images != 0).any(axis=0)
-        if mask.mean() > 0.75:  # an ellipsoid fills half of its box
-            raise InputError(where, f"{mask.mean():.1%} non-zero voxels", "a skull-stripped volume (or `foreground: otsu`)")
     else:
         from skimage.filters import threshold_otsu
 
         smooth = ndimage.gaussian_filter(images.mean(axis=0), 1.0)
         mask = smooth > 0.5 * threshold_otsu(smooth)  # half of Otsu's: dark tissue and CSF belong to the head
-    parts, n = ndimage.label(mask)
-    if n > 1:
-        mask = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
-    return ndimage.binary_fill_holes(mask)
+    return largest_part(mask)
