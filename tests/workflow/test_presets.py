@@ -35,6 +35,7 @@ def test_dry_run_plans_every_job(path: Path, tmp_path: Path) -> None:
         "generate": len({name for name, _ in stores if config.cohorts[name].layout in EMBEDDED}),
         "split": len({name for name, _ in stores}),
         "preprocess": len(stores),
+        "data_page": len({(job.cohort, job.grid) for job in wanted}),
         "train": len({(job.trained_on, job.grid, job.method) for job in wanted}),
         "sample": len(wanted) * config.run.shards,
         "evaluate": len(wanted) * config.run.shards,

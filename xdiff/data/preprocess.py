@@ -117,17 +117,7 @@ def _centre(files: Files, cohort: Cohort, out: Path) -> list[float]:
 def _ensure(files: Files, cohort: Cohort, grid: Grid, centre_mm: list[float] | None, out: Path) -> None:
     """Write one subject's arrays and, last, its sidecar, unless the sidecar already has this key."""
     sidecar = out / "volumes" / f"{files.subject}.json"
-    key = digest(
-        [
-            _key(files, cohort),
-            list(grid.shape),
-            grid.spacing_mm,
-            grid.frame,
-            grid.native_axis,
-            centre_mm,
-            PREPROCESS_VERSION,
-        ]
-    )
+    key = key_of(files, cohort, grid, centre_mm)
     if sidecar.exists() and json.loads(sidecar.read_text())["key"] == key:
         return
     subject = read_subject(files, cohort)
@@ -238,6 +228,12 @@ def _write_index(
     }
     table.to_csv(out / "index.tsv", sep="\t", index=False)
     _write_json(out / "dataset.json", info)
+
+
+def key_of(files: Files, cohort: Cohort, grid: Grid, centre_mm: list[float] | None) -> str:
+    """What the sidecar of a finished subject carries; changes when anything does that its stored arrays depend on."""
+    placed = [list(grid.shape), grid.spacing_mm, grid.frame, grid.native_axis, centre_mm]
+    return digest([_key(files, cohort), *placed, PREPROCESS_VERSION])
 
 
 def _key(files: Files, cohort: Cohort) -> str:
