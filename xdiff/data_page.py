@@ -44,10 +44,10 @@ def section(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
 
 
 def middle(foreground: np.ndarray, labels: np.ndarray | None) -> list[int]:
-    """Along every axis the section with most labelled voxels; where nothing is labelled, the middle of the foreground's box."""
+    """Along every axis the section with most labelled voxels; without labels the middle of the foreground's box."""
     if labels is not None and labels.any():
         return [int((labels > 0).sum(axis=tuple({0, 1, 2} - {axis})).argmax()) for axis in range(3)]
-    voxels = np.argwhere(foreground)
+    voxels = np.argwhere(foreground if foreground.any() else np.ones_like(foreground))  # none where the grid misses the subject
     return ((voxels.min(axis=0) + voxels.max(axis=0)) // 2).tolist()
 
 
@@ -127,7 +127,7 @@ def histogram(store: Store, subjects: Sequence[str]) -> Figure:
 def _foreground_values(store: Store, subject: str) -> np.ndarray:
     """About VOXELS of the foreground, evenly spread: (C, n)."""
     voxels = np.flatnonzero(store.foreground(subject))
-    return store.volume(subject).reshape(len(store.contrasts), -1)[:, voxels[:: -(-len(voxels) // VOXELS)]]
+    return store.volume(subject).reshape(len(store.contrasts), -1)[:, voxels[:: 1 + len(voxels) // VOXELS]]
 
 
 def sources(store: Store) -> list[dict]:
