@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from matplotlib.lines import Line2D
 from xdiff.data.split import SIDES, Split, rank, read_split
 from xdiff.data.store import Store
 from xdiff.drawing import PAGE_IN, STYLE
+from xdiff.errors import InputError
 from xdiff.planes import AXES
 
 SHOWN = 3  # subjects of the montage
@@ -136,6 +138,8 @@ def sources(store: Store) -> list[dict]:
     shapes: dict[tuple, list] = {}
     for subject in store.subjects:
         sidecar = store.sidecar(subject)
+        if "source_shape" not in sidecar:
+            raise InputError(store.folder, f"no source_shape of {subject}", "a store of this version: run preprocess again")
         shapes.setdefault(tuple(round(mm, 2) for mm in sidecar["source_spacing_mm"]), []).append(sidecar["source_shape"])
     ordered = sorted(shapes.items(), key=lambda item: (-len(item[1]), item[0]))
     lines = [_sizes(list(mm), own) for mm, own in ordered[:MOST_SOURCES]]
@@ -196,4 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -67,7 +67,7 @@ rule centres:
         "../envs/xdiff.yaml"
     threads: 2
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wc, threads: 1000 * threads,
         runtime=120,
         disk_mb=100,
     params:
@@ -95,7 +95,7 @@ rule preprocess_shard:
         "../envs/xdiff.yaml"
     threads: 2
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wc, threads: 1000 * threads,
         runtime=120,
         disk_mb=5000,
     params:
@@ -127,7 +127,7 @@ rule preprocess:
         "../envs/xdiff.yaml"
     threads: 2
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wc, threads: 1000 * threads,
         runtime=120,
         disk_mb=5000,
     params:
