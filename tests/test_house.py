@@ -220,14 +220,14 @@ def test_install_says_which_python_it_needs_where_all_are_too_old(tmp_path: Path
     assert not (tmp_path / ".venv").exists()
 
 
-def test_install_pins_torch_in_both_runs_and_takes_only_torch_and_torchvision_from_the_index(tmp_path: Path) -> None:
+def test_install_pins_torch_in_both_runs_and_takes_it_alone_from_the_index(tmp_path: Path) -> None:
     script = _copy_script("install.sh", tmp_path)
     _write_program(tmp_path / ".venv/bin/python", f'case "$1" in -c) exit 0 ;; esac\necho "$*" >> {tmp_path}/calls')
     env = {**os.environ, "INSTALLER": "pip", "TORCH_INDEX": "https://index.example/cu"}
     subprocess.run(["bash", script], env=env, check=True, capture_output=True)
     first, second = (tmp_path / "calls").read_text().splitlines()
     assert first.endswith("--no-deps -c constraints.txt --index-url https://index.example/cu torch torchvision")
-    assert second.endswith("-c constraints.txt -e .[workflow,dev]")
+    assert second.endswith("-c constraints.txt -e .[workflow,segment,dev]")
 
 
 Demo = Callable[..., tuple[subprocess.CompletedProcess, list[str]]]
