@@ -130,13 +130,14 @@ def test_brats_and_its_visits(tmp_path: Path) -> None:
     for patient, visit in ((0, 0), (0, 1), (1, 0), (2, 0)):
         name = f"BraTS-GLI-{patient:05d}-{visit:03d}"
         image = np.zeros((12, 14, 10), np.float32)
-        image[3:9, 3:11, 2:8] = 50 + 3 * patient + visit
+        image[3:9, 3:11, 2:8] = 50 + 20 * patient + 5 * visit
         for suffix in ("t1n", "t2f"):
-            write_volume(tmp_path / "brats" / name / f"{name}-{suffix}.nii.gz", image + (image > 0) * len(suffix), HEAD_AFFINE)
+            write_volume(tmp_path / "brats" / name / f"{name}-{suffix}.nii.gz", image + (image > 0) * int(suffix[1]), HEAD_AFFINE)
         write_volume(tmp_path / "brats" / name / f"{name}-seg.nii.gz", (image > 0).astype(np.uint8) * 2, HEAD_AFFINE)
     findings = check(tmp_path / "brats")
     data = as_data(findings)
     assert (data["layout"], data["subjects"], data["patients"]) == ("brats", 4, 3)
+    assert data["problems"] == []
     assert data["config"]["cohorts"]["brats"]["labels"]["values"] == {1: "NCR", 2: "ED", 3: "ET"}
 
 
