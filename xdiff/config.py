@@ -171,6 +171,12 @@ class Run:
     sweeps: tuple[str, ...]
     trained_on: tuple[str, ...] = ("self",)
     shards: int = 1
+    data_shards: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("shards", "data_shards"):
+            if getattr(self, name) < 1:
+                raise InputError(f"run.{name}", getattr(self, name), "1 or more jobs")
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,17 @@ def test_shards_multiply_the_sampling_jobs_only(tmp_path: Path) -> None:
     assert counts["sample"] == counts["evaluate"] == 2 * 4
 
 
+@pytest.mark.parametrize("frame", ["centred", "scanner"])
+def test_data_shards_multiply_the_preprocessing_jobs_only(tmp_path: Path, frame: str) -> None:
+    """And where the frame needs the position of all training subjects, the jobs that find it."""
+    overlay = tmp_path / "shards.yaml"
+    overlay.write_text(f"grids: {{'24': {{frame: {frame}}}}}\nrun: {{data_shards: 3, cohorts: [phantom-brain]}}\n")
+    counts = job_counts(snakemake(tmp_path, "--configfile", PRESETS / "smoke.yaml", overlay, "-n", "--", "data").stdout)
+    expected = {"data": 1, "generate": 1, "split": 1, "preprocess_shard": 3, "preprocess": 1}
+    expected |= {"centres": 3} if frame == "scanner" else {}
+    assert counts == {**expected, "total": sum(expected.values())}
+
+
 def test_a_target_needs_only_what_comes_before_it(tmp_path: Path) -> None:
     dry = snakemake(tmp_path, "--configfile", PRESETS / "smoke.yaml", "--dry-run", "--", "models")
     counts = job_counts(dry.stdout)

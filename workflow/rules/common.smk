@@ -12,6 +12,8 @@ except InputError as error:
 
 JOBS = xcfg.jobs(CFG)
 SHARDS = [f"{i}-of-{CFG.run.shards}" for i in range(1, CFG.run.shards + 1)]
+# one job that does all needs no shards before it
+DATA_SHARDS = [f"{i}-of-{CFG.run.data_shards}" for i in range(1, CFG.run.data_shards + 1) if CFG.run.data_shards > 1]
 # `python` in the rules is the one that runs Snakemake, whether its environment is activated or not
 if not workflow.deployment_settings.deployment_method:
     shell.prefix(f"export PATH={str(Path(sys.executable).parent)!r}:$PATH; ")

@@ -47,11 +47,75 @@ rule split:
         "python -m xdiff.data split --entry {params.entry:q} --root {params.root:q} {params.file} --out {output:q} > {log:q} 2>&1"
 
 
-rule preprocess:
-    # Onto one grid. Volumes are not declared: a bad subject must not delete the others' finished work.
+def shards_of(stem):
+    """What must be done of a store before it is joined, or before its grid can be placed; nothing where it is done in one job."""
+    return [f"results/data/{{cohort}}/{{grid}}/shards/{stem}-{shard}.done" for shard in DATA_SHARDS]
+
+
+rule centres:
+    # Frame `scanner` is placed by the training subjects of all shards: where a shard's lie.
     input:
         raw=lambda wc: raw_of(wc.cohort),
         split="results/data/{cohort}/split.tsv",
+    output:
+        touch("results/data/{cohort}/{grid}/shards/centres-{shard}.done"),
+    log:
+        "results/logs/centres/{cohort}/{grid}/{shard}.log",
+    benchmark:
+        "results/benchmarks/centres/{cohort}/{grid}/{shard}.tsv"
+    conda:
+        "../envs/xdiff.yaml"
+    threads: 2
+    resources:
+        mem_mb=2000,
+        runtime=120,
+        disk_mb=100,
+    params:
+        entry=lambda wc: xcfg.to_json(CFG.cohorts[wc.cohort]),
+        root=lambda wc: root_of(wc.cohort),
+        shard=lambda wc: wc.shard.replace("-of-", "/"),
+    shell:
+        "OMP_NUM_THREADS=1 python -m xdiff.data centres --entry {params.entry:q} --root {params.root:q} --split {input.split:q}"
+        " --out results/data/{wildcards.cohort}/{wildcards.grid} --shard {params.shard} --workers {threads} > {log:q} 2>&1"
+
+
+rule preprocess_shard:
+    # Bad subjects are left to `preprocess`, so that they do not keep the other shards from their good ones.
+    input:
+        raw=lambda wc: raw_of(wc.cohort),
+        split="results/data/{cohort}/split.tsv",
+        centres=lambda wc: shards_of("centres") if CFG.grids[wc.grid].frame == "scanner" else [],
+    output:
+        touch("results/data/{cohort}/{grid}/shards/volumes-{shard}.done"),
+    log:
+        "results/logs/preprocess_shard/{cohort}/{grid}/{shard}.log",
+    benchmark:
+        "results/benchmarks/preprocess_shard/{cohort}/{grid}/{shard}.tsv"
+    conda:
+        "../envs/xdiff.yaml"
+    threads: 2
+    resources:
+        mem_mb=2000,
+        runtime=120,
+        disk_mb=5000,
+    params:
+        entry=lambda wc: xcfg.to_json(CFG.cohorts[wc.cohort]),
+        grid=lambda wc: xcfg.to_json(CFG.grids[wc.grid]),
+        root=lambda wc: root_of(wc.cohort),
+        shard=lambda wc: wc.shard.replace("-of-", "/"),
+    shell:
+        "OMP_NUM_THREADS=1 python -m xdiff.data preprocess --entry {params.entry:q} --grid {params.grid:q}"
+        " --names {wildcards.cohort} {wildcards.grid} --root {params.root:q} --split {input.split:q}"
+        " --out results/data/{wildcards.cohort}/{wildcards.grid} --shard {params.shard} --workers {threads} > {log:q} 2>&1"
+
+
+rule preprocess:
+    # Onto one grid, or only the index where shards have done the work. Volumes are not declared: a bad subject must not delete
+    # the others' finished work.
+    input:
+        raw=lambda wc: raw_of(wc.cohort),
+        split="results/data/{cohort}/split.tsv",
+        shards=shards_of("volumes"),
     output:
         dataset="results/data/{cohort}/{grid}/dataset.json",
         index="results/data/{cohort}/{grid}/index.tsv",
@@ -61,6 +125,7 @@ rule preprocess:
         "results/benchmarks/preprocess/{cohort}/{grid}.tsv"
     conda:
         "../envs/xdiff.yaml"
+    threads: 2
     resources:
         mem_mb=2000,
         runtime=120,
@@ -70,5 +135,6 @@ rule preprocess:
         grid=lambda wc: xcfg.to_json(CFG.grids[wc.grid]),
         root=lambda wc: root_of(wc.cohort),
     shell:
-        "python -m xdiff.data preprocess --entry {params.entry:q} --grid {params.grid:q} --names {wildcards.cohort} {wildcards.grid}"
-        " --root {params.root:q} --split {input.split:q} --out $(dirname {output.dataset:q}) > {log:q} 2>&1"
+        "OMP_NUM_THREADS=1 python -m xdiff.data preprocess --entry {params.entry:q} --grid {params.grid:q}"
+        " --names {wildcards.cohort} {wildcards.grid} --root {params.root:q} --split {input.split:q}"
+        " --out $(dirname {output.dataset:q}) --workers {threads} > {log:q} 2>&1"

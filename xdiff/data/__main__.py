@@ -1,4 +1,8 @@
-"""python -m xdiff.data generate|split|preprocess: the steps before any method, one rule each."""
+"""python -m xdiff.data generate|split|preprocess|centres: the steps before any method, one rule each.
+
+A large cohort is preprocessed in shards: `preprocess --shard i/n` on as many machines, then `preprocess` once, which finds their
+work done and writes the index. With frame `scanner`, `centres --shard i/n` comes before all that.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,13 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from xdiff.config import Cohort, Grid, from_dict, to_json
 from xdiff.data.cohorts import find_subjects
-from xdiff.data.preprocess import preprocess
+from xdiff.data.preprocess import find_centres, preprocess, preprocess_shard
 from xdiff.data.split import read_split, split_by_rule, unlisted, write_split
 from xdiff.errors import InputError, ManyInputErrors
 
@@ -60,18 +65,22 @@ def split(cohort: Cohort, root: Path, out: Path, file: Path | None) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="xdiff data", description="Generate, split and preprocess cohorts.")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb, text in (("generate", "write an embedded cohort"), ("split", "split by patient"), ("preprocess", "put on a grid")):
+    texts = {"generate": "write an embedded cohort", "split": "split by patient", "preprocess": "put on a grid"}
+    for verb, text in (texts | {"centres": "find where a shard's training subjects lie, for frame scanner"}).items():
         sub = verbs.add_parser(verb, help=text)
         sub.add_argument("--entry", required=True, help="the cohort's config entry as JSON")
         sub.add_argument("--out", type=Path, required=True)
-        if verb == "generate":
+        if verb != "split":
             sub.add_argument("--workers", type=int, default=1, help="processes")
-        else:
+        if verb != "generate":
             sub.add_argument("--root", type=Path, required=True, help="folder of the raw cohort")
         if verb == "split":
             sub.add_argument("--file", type=Path, help="a committed split TSV")
-        if verb == "preprocess":
+        if verb in ("preprocess", "centres"):
             sub.add_argument("--split", type=Path, required=True)
+            help = "i/n: every n-th subject from the i-th, and no index"
+            sub.add_argument("--shard", default="" if verb == "preprocess" else "1/1", help=help)
+        if verb == "preprocess":
             sub.add_argument("--grid", required=True, help="the grid's config entry as JSON")
             sub.add_argument("--names", nargs=2, required=True, metavar=("COHORT", "GRID"))
     args = parser.parse_args(argv)
@@ -80,9 +89,24 @@ def main(argv: list[str] | None = None) -> None:
         generate(cohort, args.out, args.workers)
     elif args.verb == "split":
         split(cohort, args.root, args.out, args.file)
+    elif args.verb == "centres":
+        _left(find_centres(cohort, args.root, read_split(args.split), args.out, args.shard, args.workers), args.shard)
     else:
-        grid = from_dict(Grid, json.loads(args.grid), f"grids.{args.names[1]}")
-        preprocess(cohort, grid, tuple(args.names), args.root, read_split(args.split), args.out)
+        _preprocess(cohort, args)
+
+
+def _preprocess(cohort: Cohort, args: argparse.Namespace) -> None:
+    grid = from_dict(Grid, json.loads(args.grid), f"grids.{args.names[1]}")
+    shared = (cohort, grid, tuple(args.names), args.root, read_split(args.split), args.out)
+    if args.shard:
+        _left(preprocess_shard(*shared, args.shard, args.workers), args.shard)
+    else:
+        preprocess(*shared, args.workers)
+
+
+def _left(errors: Sequence[InputError], shard: str) -> None:
+    """Say which subjects of a shard are bad; the step that needs all of them tries them again and fails."""
+    print("\n".join([f"shard {shard}: {len(errors)} input(s) could not be used here", *(f"  - {error}" for error in errors)]))
 
 
 if __name__ == "__main__":

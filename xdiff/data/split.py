@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 
@@ -16,6 +17,7 @@ from xdiff.errors import InputError
 SIDES = ("train", "val", "test")
 COLUMNS = ["subject", "patient", "side"]
 SEPARATOR = ":"  # COHORT:SUBJECT where cohorts are joined (joint.py)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,14 @@ def unlisted(split: Split, subjects: Sequence[str], where: Path | str) -> list[s
             "every listed subject on disk",
         )
     return sorted(set(subjects) - set(split.table["subject"]))
+
+
+def shard_of(items: Sequence[T], shard: str) -> list[T]:
+    """Every n-th item from the i-th, of a shard written i/n. Raises InputError unless 1 <= i <= n."""
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise InputError("--shard", shard, "i/n with 1 <= i <= n")
+    return list(items[int(match[1]) - 1 :: int(match[2])])
 
 
 def _text(table: pd.DataFrame) -> str:
