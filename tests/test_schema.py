@@ -108,7 +108,8 @@ def test_choices_agree() -> None:
             many = node.get("type") == "array"
             allowed = (node["items"] if many else node).get("enum")
             for value in allowed or []:
-                from_dict(classes[kind], {**sample, name: [value] if many else value})
+                more = {"series": {"T1w": "t1"}} if value == "dicom" else {}
+                from_dict(classes[kind], {**sample, **more, name: [value] if many else value})
                 checked += 1
             if allowed:
                 with pytest.raises(InputError):

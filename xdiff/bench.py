@@ -29,6 +29,7 @@ from xdiff.budget import OutOfTime, time_budget, time_left_s
 from xdiff.config import EMBEDDED, Config, Job, digest, jobs, load_config, method_json, parts_of, raw_folder
 from xdiff.data.__main__ import generate, split
 from xdiff.data.joint import open_data
+from xdiff.data.overlap import warn_of_overlaps
 from xdiff.data.preprocess import preprocess
 from xdiff.data.split import read_split
 from xdiff.data.store import Store
@@ -252,7 +253,9 @@ def main(argv: list[str] | None = None) -> None:
     elif args.timing:
         finished = _timing(load_config([args.config, *args.preset]), args)
     else:
-        finished = run(load_config([args.config, *args.preset]), args.out, args.data_root, args.budget)
+        config = load_config([args.config, *args.preset])
+        warn_of_overlaps(config)
+        finished = run(config, args.out, args.data_root, args.budget)
     if not finished:
         sys.exit(UNFINISHED)
 
