@@ -26,11 +26,12 @@ import pandas as pd
 
 from xdiff import tables
 from xdiff.budget import OutOfTime, time_budget, time_left_s
-from xdiff.config import EMBEDDED, Config, Job, digest, jobs, load_config, method_json, parts_of, raw_folder
+from xdiff.config import EMBEDDED, Config, Job, digest, jobs, load_config, method_json, parts_of, raw_folder, source_folder
 from xdiff.data.__main__ import generate, split
 from xdiff.data.joint import open_data
 from xdiff.data.overlap import warn_of_overlaps
 from xdiff.data.preprocess import preprocess
+from xdiff.data.skull_strip import skull_strip
 from xdiff.data.split import read_split
 from xdiff.data.store import Store
 from xdiff.errors import InputError, ManyInputErrors
@@ -107,6 +108,9 @@ def _split_tasks(config: Config, cohort: str, out: Path, data_root: Path | None)
     if entry.layout in EMBEDDED:
         call = partial(generate, entry, raw)
         yield Task(f"generate {cohort}", call, f"generate/{cohort}", (raw,), _settings(config, (cohort,)))
+    if entry.skull_strip:
+        call = partial(skull_strip, entry, source_folder(config, cohort, data_root), raw)
+        yield Task(f"skull_strip {cohort}", call, f"skull_strip/{cohort}", (raw,), _settings(config, (cohort,)))
     path = out / "data" / cohort / "split.tsv"
     file = REPOSITORY / entry.split.file if entry.split.file else None
     yield Task(f"split {cohort}", partial(split, entry, raw, path, file), f"split/{cohort}", (path,))

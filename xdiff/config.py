@@ -23,6 +23,7 @@ from xdiff.errors import InputError
 
 EMBEDDED = ("phantom-brain", "gaussian-field")  # made by the workflow itself, nothing to download
 LAYOUTS = ("bids", "brats", "msd", "tsv", "dicom", *EMBEDDED)
+SKULL_STRIP = ("hd-bet", "deepbet")
 POLICIES = ("uniform", "centre", "random", "tumour", "off_tumour", "orthogonal", "tilted")
 JOIN = "+"
 
@@ -80,6 +81,7 @@ class Cohort:
     labels: Labels | None = None
     series: dict[str, str] = field(default_factory=dict)
     foreground: str = "nonzero"
+    skull_strip: str = ""
     norm: str = "p99.5"
     split: SplitRule = field(default_factory=SplitRule)
     exclude: tuple[str, ...] = ()
@@ -90,6 +92,10 @@ class Cohort:
         _one_of("layout", self.layout, LAYOUTS)
         _one_of("norm", self.norm, ("p99.5", "none"))
         _one_of("foreground", self.foreground, ("nonzero", "otsu", "all"))
+        _one_of("skull_strip", self.skull_strip, ("", *SKULL_STRIP))
+        if self.skull_strip and (self.foreground != "nonzero" or self.layout in EMBEDDED):
+            found = f"{self.skull_strip} with layout {self.layout} and foreground {self.foreground}"
+            raise InputError("cohorts.*.skull_strip", found, "real volumes, and the nonzero foreground that stripping leaves")
         if not self.contrasts:
             raise InputError("cohorts.*.contrasts", "an empty list", "at least one contrast")
         wanted = set(self.contrasts) if self.layout == "dicom" else set()
@@ -285,10 +291,16 @@ def given_contrasts(value: str, contrasts: Sequence[str], where: str = "contrast
 
 
 def raw_folder(config: Config, cohort: str, results: Path, data_root: Path | None = None) -> Path:
-    """Folder of a raw cohort: made by us below `results`, else below data_root (argument, config, XDIFF_DATA_ROOT, `data`)."""
+    """Folder that a cohort is read from: below `results` where it is made or stripped by us, else the user's own."""
     entry = config.cohorts[cohort]
-    if entry.layout in EMBEDDED:
+    if entry.layout in EMBEDDED or entry.skull_strip:
         return results / "raw" / cohort
+    return source_folder(config, cohort, data_root)
+
+
+def source_folder(config: Config, cohort: str, data_root: Path | None = None) -> Path:
+    """Folder of the user's own files, below data_root (argument, config, XDIFF_DATA_ROOT, `data`); nothing is written there."""
+    entry = config.cohorts[cohort]
     return (data_root or Path(config.data_root or os.environ.get("XDIFF_DATA_ROOT", "data"))) / (entry.root or cohort)
 
 

@@ -7,6 +7,7 @@ same thing in another way. Field names: https://nifti.nimh.nih.gov/pub/dist/src/
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def bytes_expected(raw: Fields) -> int:
 
 
 def voxels_of(raw: Fields) -> int:
-    return int(np.prod([int(n) for n in raw["dim"][1 : 1 + int(raw["dim"][0])]], dtype=object))
+    return math.prod(int(n) for n in raw["dim"][1 : 1 + int(raw["dim"][0])])
 
 
 def _check_dim(raw: Fields, path: Path, channels: int) -> None:

@@ -126,7 +126,7 @@ def read_header(path: Path | str) -> Header:
     turn = nib.io_orientation(stored)
     affine = stored @ nib.orientations.inv_ornt_aff(turn, shape)
     shape = tuple(shape[int(np.flatnonzero(turn[:, 0] == axis)[0])] for axis in range(3))
-    return Header(path, shape, affine, header.get_data_dtype().name, "".join(nib.aff2axcodes(stored)))
+    return Header(path, shape, affine, header.get_data_dtype().name, "".join(nib.orientations.ornt2axcodes(turn)))
 
 
 def _open(path: Path, channels: int = 1) -> nib.Nifti1Image:
@@ -172,7 +172,9 @@ def _header(data: bytes, path: Path, channels: int = 1) -> tuple[nib.Nifti1Heade
             raw = np.frombuffer(block, layout.newbyteorder(order))[0]
             if int(raw["sizeof_hdr"]) == layout.itemsize:
                 check_fields(raw, path, channels)
-                header = kind(block, endianness=order)
+                header = kind(block, endianness=order, check=False)
+                if header["pixdim"][0] == 0:
+                    header["pixdim"][0] = 1  # as the standard says; the only thing that is mended
                 _check_pose(header, raw, path)
                 return header, raw
     raise InputError(path, f"an unreadable file ({len(data)} first bytes without a NIfTI header)", "a complete NIfTI volume")

@@ -42,6 +42,8 @@ def root_of(cohort):
 
 def raw_of(cohort):
     """What must exist before a cohort can be read."""
+    if CFG.cohorts[cohort].skull_strip:
+        return f"results/raw/{cohort}/stripped.txt"
     return f"results/raw/{cohort}/generated.txt" if CFG.cohorts[cohort].layout in xcfg.EMBEDDED else []
 
 

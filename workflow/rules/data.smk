@@ -23,6 +23,29 @@ rule generate:
         " && date > {output:q}) > {log:q} 2>&1"
 
 
+rule skull_strip:
+    # Whole heads, stripped by a program that others keep. Volumes are not declared: the finished ones of a failed run are kept.
+    output:
+        "results/raw/{cohort}/stripped.txt",
+    log:
+        "results/logs/skull_strip/{cohort}.log",
+    benchmark:
+        "results/benchmarks/skull_strip/{cohort}.tsv"
+    conda:
+        "../envs/xdiff.yaml"
+    threads: 2
+    resources:
+        mem_mb=16000,
+        runtime=600,
+        disk_mb=20000,
+    params:
+        entry=lambda wc: xcfg.to_json(CFG.cohorts[wc.cohort]),
+        root=lambda wc: str(xcfg.source_folder(CFG, wc.cohort)),
+    shell:
+        "(python -m xdiff.data strip --entry {params.entry:q} --root {params.root:q} --out $(dirname {output:q})"
+        " && date > {output:q}) > {log:q} 2>&1"
+
+
 rule split:
     # By patient, never by file; a committed split where the cohort names one.
     input:

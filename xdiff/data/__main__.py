@@ -1,4 +1,4 @@
-"""python -m xdiff.data generate|split|preprocess|centres: the steps before any method, one rule each.
+"""python -m xdiff.data generate|strip|split|preprocess|centres: the steps before any method, one rule each.
 
 A large cohort is preprocessed in shards: `preprocess --shard i/n` on as many machines, then `preprocess` once, which finds their
 work done and writes the index. With frame `scanner`, `centres --shard i/n` comes before all that.
@@ -17,6 +17,7 @@ from pathlib import Path
 from xdiff.config import Cohort, Grid, from_dict, to_json
 from xdiff.data.cohorts import find_subjects
 from xdiff.data.preprocess import find_centres, preprocess, preprocess_shard
+from xdiff.data.skull_strip import skull_strip
 from xdiff.data.split import read_split, split_by_rule, unlisted, write_split
 from xdiff.errors import InputError, ManyInputErrors
 
@@ -65,7 +66,8 @@ def split(cohort: Cohort, root: Path, out: Path, file: Path | None) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="xdiff data", description="Generate, split and preprocess cohorts.")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    texts = {"generate": "write an embedded cohort", "split": "split by patient", "preprocess": "put on a grid"}
+    texts = {"generate": "write an embedded cohort", "strip": "strip whole heads into a folder of our own"}
+    texts |= {"split": "split by patient", "preprocess": "put on a grid"}
     for verb, text in (texts | {"centres": "find where a shard's training subjects lie, for frame scanner"}).items():
         sub = verbs.add_parser(verb, help=text)
         sub.add_argument("--entry", required=True, help="the cohort's config entry as JSON")
@@ -87,6 +89,8 @@ def main(argv: list[str] | None = None) -> None:
     cohort = from_dict(Cohort, json.loads(args.entry), "cohorts.*")
     if args.verb == "generate":
         generate(cohort, args.out, args.workers)
+    elif args.verb == "strip":
+        skull_strip(cohort, args.root, args.out)
     elif args.verb == "split":
         split(cohort, args.root, args.out, args.file)
     elif args.verb == "centres":

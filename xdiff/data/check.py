@@ -131,7 +131,8 @@ def _read_headers(findings: Findings) -> None:
                 if not path.exists():
                     raise InputError(path, "no such file", f"contrast {contrast} of {files.subject}")
                 read[contrast] = read_header(path)
-                check_same_pose(read[contrast], next(iter(read.values())))
+                if len(read) > 1:
+                    check_same_pose(read[contrast], next(iter(read.values())))
             except InputError as error:
                 findings.note(files.subject, error)
 

@@ -12,7 +12,7 @@ from xdiff.volumes import Volume
 
 MOST_NONZERO = 0.75  # of all voxels: an ellipsoid fills half of its box; noise outside a head leaves hardly a zero
 MOST_BRAIN_ML = 2300.0  # the largest of 182 skull-stripped brains (ds002748, ixi-2mm) has 1,990 ml, with a dilated mask
-LEAST_RING = 1.06  # the largest of 225 skull-stripped volumes, phantoms of four contrasts among them, is 1.02
+LEAST_RING = 1.06  # the largest of 226 skull-stripped volumes, 36 phantoms of four contrasts among them, has 1.02
 SHELL_MM = 3.0
 SKULL = range(3, 6)  # shells that skull may lie in: 9 to 18 mm below the surface
 BRAIN = 3  # and the shells below it that brain is looked for in
