@@ -110,8 +110,9 @@ def test_choices_agree() -> None:
             many = node.get("type") == "array"
             allowed = (node["items"] if many else node).get("enum")
             for value in allowed or []:
-                number = {"K": [0]} if value in xcfg.OWN_NUMBER else {}
-                from_dict(classes[kind], {**sample, **number, name: [value] if many else value})
+                more = {"K": [0]} if value in xcfg.OWN_NUMBER else {}
+                more |= {"series": {"T1w": "t1"}} if value == "dicom" else {}
+                from_dict(classes[kind], {**sample, **more, name: [value] if many else value})
                 checked += 1
             if allowed:
                 with pytest.raises(InputError):

@@ -43,6 +43,7 @@ from xdiff.config import (
 )
 from xdiff.data.__main__ import generate, split
 from xdiff.data.joint import open_data
+from xdiff.data.overlap import warn_of_overlaps
 from xdiff.data.preprocess import preprocess
 from xdiff.data.skull_strip import skull_strip
 from xdiff.data.split import read_split
@@ -332,7 +333,9 @@ def main(argv: list[str] | None = None) -> None:
     elif args.timing:
         finished = _timing(load_config([args.config, *args.preset]), args)
     else:
-        finished = run(load_config([args.config, *args.preset]), args.out, args.data_root, args.budget)
+        config = load_config([args.config, *args.preset])
+        warn_of_overlaps(config)
+        finished = run(config, args.out, args.data_root, args.budget)
     if not finished:
         sys.exit(UNFINISHED)
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from xdiff.errors import InputError
 
 EMBEDDED = ("phantom-brain", "gaussian-field")  # made by the workflow itself, nothing to download
-LAYOUTS = ("bids", "brats", *EMBEDDED)
+LAYOUTS = ("bids", "brats", "msd", "tsv", "dicom", *EMBEDDED)
 POLICIES = ("uniform", "centre", "random", "tumour", "off_tumour", "orthogonal", "tilted", "every_fifth", "swap")
 OWN_NUMBER = ("every_fifth",)  # policies that give as many sections as the head has room for: their K is 0
 TIERS = ("cpu", "gpu", "full")
@@ -48,7 +48,10 @@ class Only:
 
 @dataclass(frozen=True)
 class Labels:
-    """Label maps beside the images: the file's suffix and the meaning of each value (0 is background)."""
+    """Label maps beside the images: the file's suffix and the meaning of each value (0 is background).
+
+    suffix: in a table of paths its column; for layout msd, whose label maps are in labelsTr, of no consequence.
+    """
 
     suffix: str
     values: dict[int, str]
@@ -69,13 +72,17 @@ class SplitRule:
 
 @dataclass(frozen=True)
 class Cohort:
-    """Where the volumes of one cohort are and how they are to be read."""
+    """Where the volumes of one cohort are and how they are to be read.
+
+    series: layout dicom, contrast -> regular expression that the SeriesDescription of one series is found by.
+    """
 
     layout: str
     contrasts: tuple[str, ...]
     root: str = ""
     source: str = ""
     labels: Labels | None = None
+    series: dict[str, str] = field(default_factory=dict)
     foreground: str = "nonzero"
     skull_strip: str = ""
     norm: str = "p99.5"
@@ -94,6 +101,14 @@ class Cohort:
             raise InputError("cohorts.*.skull_strip", found, "real volumes, and the nonzero foreground that stripping leaves")
         if not self.contrasts:
             raise InputError("cohorts.*.contrasts", "an empty list", "at least one contrast")
+        wanted = set(self.contrasts) if self.layout == "dicom" else set()
+        if set(self.series) != wanted:
+            raise InputError("cohorts.*.series", list(self.series), f"{sorted(wanted)} (a pattern per contrast; layout dicom)")
+        for contrast, pattern in self.series.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise InputError(f"cohorts.*.series.{contrast}", f"{pattern!r} ({error})", "a regular expression") from error
 
 
 @dataclass(frozen=True)

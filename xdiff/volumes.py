@@ -129,12 +129,12 @@ def read_header(path: Path | str) -> Header:
     return Header(path, shape, affine, header.get_data_dtype().name, "".join(nib.orientations.ornt2axcodes(turn)))
 
 
-def _open(path: Path) -> nib.Nifti1Image:
+def _open(path: Path, channels: int = 1) -> nib.Nifti1Image:
     """The image, once its header has passed every check. Never holds more bytes than the header asks for, plus a chunk."""
     with _damage_named(path):
         with _stream(path) as stream:
             data = bytearray(stream.read(LARGEST_HEADER))
-            header, raw = _header(data, path)
+            header, raw = _header(data, path, channels)
             # beyond the last voxel too: a surplus contradicts the header, and a .gz compares its checksum at its very end
             while len(data) <= bytes_expected(raw) and (more := stream.read(CHUNK)):
                 data += more
@@ -160,7 +160,7 @@ def _stream(path: Path) -> BinaryIO:
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
 
 
-def _header(data: bytes, path: Path) -> tuple[nib.Nifti1Header, np.void]:
+def _header(data: bytes, path: Path, channels: int = 1) -> tuple[nib.Nifti1Header, np.void]:
     """The checked header and its fields as they are stored: nibabel turns -2 mm into 2 mm and 0 into 1 mm without an error."""
     for kind, magic in ((nib.Nifti1Header, b"n+1\0"), (nib.Nifti2Header, b"n+2\0\r\n\032\n")):
         layout = kind.template_dtype
@@ -171,7 +171,7 @@ def _header(data: bytes, path: Path) -> tuple[nib.Nifti1Header, np.void]:
         for order in "<>":
             raw = np.frombuffer(block, layout.newbyteorder(order))[0]
             if int(raw["sizeof_hdr"]) == layout.itemsize:
-                check_fields(raw, path)
+                check_fields(raw, path, channels)
                 header = kind(block, endianness=order, check=False)
                 if header["pixdim"][0] == 0:
                     header["pixdim"][0] = 1  # as the standard says; the only thing that is mended
@@ -182,7 +182,7 @@ def _header(data: bytes, path: Path) -> tuple[nib.Nifti1Header, np.void]:
 
 def _check_length(raw: np.void, found: int, path: Path) -> None:
     """A header whose size of the array changed is found by the file's length: too short or too long."""
-    shape = tuple(int(n) for n in raw["dim"][1:4])
+    shape = tuple(int(n) for n in raw["dim"][1 : 1 + raw["dim"][0]])
     gap = found - bytes_expected(raw)
     if gap < 0:
         raise InputError(path, f"truncated or corrupt voxels ({-gap} bytes missing)", f"{shape} voxels")
@@ -254,3 +254,21 @@ def _short(affine: np.ndarray) -> str:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:160]
+
+
+def read_channels(path: Path | str, channels: int) -> list[Volume]:
+    """Read a 4D NIfTI file as one float32 volume per channel, each as `read_volume` gives a 3D file.
+
+    Raises InputError as `read_volume` does, and where the file has another number of channels.
+    """
+    path = Path(path)
+    image = nib.as_closest_canonical(_open(path, channels))
+    array, affine = _voxels(image, path), np.asarray(image.affine, dtype=np.float64)
+    return [Volume(np.ascontiguousarray(array[..., i]), affine, path) for i in range(channels)]
+
+
+def canonical(array: np.ndarray, affine: np.ndarray, path: Path) -> Volume:
+    """An array (X, Y, Z) from another source than NIfTI as `read_volume` gives one: axes permuted and flipped to RAS+."""
+    turn = nib.io_orientation(affine)
+    turned = nib.orientations.apply_orientation(array, turn)
+    return Volume(np.ascontiguousarray(turned, dtype=np.float32), affine @ nib.orientations.inv_ornt_aff(turn, array.shape), path)

@@ -3,12 +3,15 @@ import sys
 from pathlib import Path
 
 import xdiff.config as xcfg
+from xdiff.data.overlap import warn_of_overlaps
 from xdiff.errors import InputError
 
 try:
     CFG = xcfg.from_dict(xcfg.Config, config)
 except InputError as error:
     raise WorkflowError(str(error)) from error
+
+warn_of_overlaps(CFG)
 
 JOBS = xcfg.jobs(CFG)
 SEGMENTED = xcfg.segment_jobs(CFG)

@@ -144,6 +144,7 @@ def _ensure(files: Files, cohort: Cohort, grid: Grid, centre_mm: list[float] | N
         "scale": [float(s) for s in scale],
         "cropped": round(cropped, 6),
         "sha256": _sha256(stored, mask, labels),
+        "images_sha256": _sha256(stored),
     }
     _write_json(sidecar, record)
 
@@ -214,7 +215,9 @@ def _write_index(
     subjects: Sequence[Files], cohort: Cohort, grid: Grid, names: tuple[str, str], centre_mm: list | None, out: Path
 ) -> None:
     records = (json.loads((out / "volumes" / f"{f.subject}.json").read_text()) for f in subjects)
-    table = pd.DataFrame([{k: r[k] for k in ("subject", "cropped", "sha256")} for r in records])
+    rows = [{k: r[k] for k in ("subject", "cropped", "sha256", "images_sha256")} for r in records]
+    _refuse_copies(subjects, [row.pop("images_sha256") for row in rows])
+    table = pd.DataFrame(rows)
     info = {
         "cohort": names[0],
         "grid": names[1],
@@ -239,10 +242,24 @@ def key_of(files: Files, cohort: Cohort, grid: Grid, centre_mm: list[float] | No
     return digest([_key(files, cohort), *placed, PREPROCESS_VERSION])
 
 
+def _refuse_copies(subjects: Sequence[Files], shas: Sequence[str]) -> None:
+    """Raise ManyInputErrors where two subjects have the same voxels on the grid: trained on under one name and tested on under
+    the other. They are not taken for visits of one patient, as only their names could carry that into every table."""
+    first: dict[str, Files] = {}
+    errors = []
+    for files, sha in zip(subjects, shas, strict=True):
+        known = first.setdefault(sha, files)
+        if known is not files:
+            found = f"the voxels of subject {known.subject} again, as subject {files.subject}"
+            errors.append(InputError(next(iter(files.images.values())), found, "another scan under every name"))
+    if errors:
+        raise ManyInputErrors(errors, len(subjects) - len(errors))
+
+
 def _key(files: Files, cohort: Cohort) -> str:
     """Changes when a source file or the way it is read changes."""
-    paths = [*files.images.values(), *([files.labels] if files.labels else [])]
-    return digest([[_state(path) for path in paths], cohort.foreground, cohort.norm, list(cohort.contrasts)])
+    states, read_as = [_state(path) for path in files.sources], [files.channels, files.label_map, cohort.series]
+    return digest([states, read_as, cohort.foreground, cohort.norm, list(cohort.contrasts)])
 
 
 def _state(path: Path) -> tuple[str, int, int]:

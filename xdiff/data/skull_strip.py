@@ -21,6 +21,7 @@ import numpy as np
 
 from xdiff.config import Cohort, digest
 from xdiff.data.cohorts import Files, find_subjects
+from xdiff.data.layouts import TABLE
 from xdiff.errors import InputError, ManyInputErrors
 from xdiff.volumes import Volume, check_same_pose, read_labels, read_volume, spacing_of, write_volume
 
@@ -65,8 +66,9 @@ def skull_strip(cohort: Cohort, root: Path, out: Path) -> None:
     for files in subjects:
         _check_place(files, root)
     out.mkdir(parents=True, exist_ok=True)
-    if (root / "participants.tsv").exists():
-        shutil.copyfile(root / "participants.tsv", out / "participants.tsv")
+    for table in ("participants.tsv", TABLE):
+        if (root / table).exists():
+            shutil.copyfile(root / table, out / table)
     record = json.loads((out / RECORD).read_text()) if (out / RECORD).exists() else {}
     todo = [files for files in subjects if record.get(files.subject) != _key(files, cohort)]
     errors: list[InputError] = []

@@ -53,6 +53,18 @@ def patient_of(subject: str) -> str:
     return subject.split("_ses-")[0]
 
 
+def visit_name(patient: str, visit: str, where: Path | str = "patient") -> str:
+    """The name under which a visit is a subject: one that `patient_of` gives `patient` back from.
+
+    That is the visit's own name, or PATIENT_ses-VISIT where nothing in its own says whose it is: a name carries its patient
+    through every table. Raises InputError where no name does.
+    """
+    name = visit if patient_of(visit) == patient else f"{patient}_ses-{visit}"
+    if patient_of(name) != patient:
+        raise InputError(where, f"patient {patient!r} of {visit}", f"{patient_of(name)!r}: no visit in a patient's name")
+    return name
+
+
 def rank(seed: int, patient: str) -> float:
     """A number in [0, 1) that depends on seed and patient only, so that a split does not change when patients are added."""
     return int(hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest(), 16) / 2**256
