@@ -96,7 +96,7 @@ def test_json_gives_the_same_entry_back(entry: Config | Cohort) -> None:
         (at("sweeps.s.K", [1.5]), "config.sweeps.s.K[0]", "1.5", "type int"),
         (at("methods.n.learns", "no"), "config.methods.n.learns", "'no'", "type bool"),
         (at("cohorts.a.labels", {"suffix": "seg", "values": {"one": "WT"}}), "config.cohorts.a.labels.values", "'one'", "int"),
-        (at("cohorts.a.layout", "dicom"), "layout", "'dicom'", "'bids'"),
+        (at("cohorts.a.layout", "analyze"), "layout", "'analyze'", "'bids'"),
         (at("cohorts.a.norm", "zscore"), "norm", "'zscore'", "'p99.5'"),
         (at("cohorts.a.foreground", "bet"), "foreground", "'bet'", "'otsu'"),
         (at("cohorts.a.contrasts", []), "cohorts.*.contrasts", "an empty list", "at least one"),

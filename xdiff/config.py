@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from xdiff.errors import InputError
 
 EMBEDDED = ("phantom-brain", "gaussian-field")  # made by the workflow itself, nothing to download
-LAYOUTS = ("bids", "brats", *EMBEDDED)
+LAYOUTS = ("bids", "brats", "msd", "tsv", "dicom", *EMBEDDED)
 POLICIES = ("uniform", "centre", "random", "tumour", "off_tumour", "orthogonal", "tilted")
 ROUTES = ("http", "s3", "synapse")
 JOIN = "+"

@@ -92,8 +92,9 @@ def test_a_killed_process_is_taken_up_by_the_next(web: Web, tmp_path: Path) -> N
     """SIGKILL while the server keeps a connection open without a word, as the real thing does."""
     stuck = dies_after(2**20)
     web.faults += [lambda handler: (stuck(handler), handler.wfile.flush(), time.sleep(30))]
-    code = f"from pathlib import Path; from xdiff.data.fetch import fetch; fetch({web.url!r} + '/big.tar', Path({str(tmp_path)!r}) / 'big.tar')"
-    child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    code = "import sys; from pathlib import Path; from xdiff.data.fetch import fetch; fetch(sys.argv[1], Path(sys.argv[2]))"
+    arguments = [sys.executable, "-c", code, f"{web.url}/big.tar", tmp_path / "big.tar"]
+    child = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
     part = tmp_path / "big.tar.part"
     deadline = time.monotonic() + 20
     while not (part.exists() and part.stat().st_size > 2**18):
@@ -112,7 +113,7 @@ def test_a_killed_process_is_taken_up_by_the_next(web: Web, tmp_path: Path) -> N
 def test_a_file_that_changed_on_the_server_is_not_spliced(
     web: Web, tmp_path: Path, waits: list[float], mark: str, if_range: bool
 ) -> None:
-    """Of the same size, so that only its mark tells; or, where the server heeds neither If-Range nor gives an ETag, of another."""
+    """Of the same size, so that only its mark tells; of another where the server gives no ETag and does not heed If-Range."""
     new = OTHER
     if mark == "last modified":
         web.mark = lambda body: {
@@ -167,7 +168,7 @@ def test_a_part_that_is_whole_is_not_asked_for_again(web: Web, tmp_path: Path, w
 def test_a_passing_fault_is_waited_for_ever_longer(web: Web, tmp_path: Path, waits: list[float], code: int) -> None:
     web.faults += [status(code)] * 3
     fetch(f"{web.url}/big.tar", tmp_path / "big.tar")
-    assert (tmp_path / "big.tar").read_bytes() == BODY and waits == [1, 2, 4][:1] + [2, 4][:2]
+    assert (tmp_path / "big.tar").read_bytes() == BODY and waits == [1, 2, 4]
 
 
 def test_a_server_may_ask_for_a_longer_wait_up_to_a_limit(web: Web, tmp_path: Path, waits: list[float]) -> None:
