@@ -21,7 +21,7 @@ def one_of(names):
 
 
 rule download:
-    # tee: progress on the terminal, too. No retries: the command has its own.
+    # tee: progress on the terminal, too (with pipefail, which our shell prefix drops). No retries: the command has its own.
     output:
         "results/raw/{cohort}/downloaded.json",
     log:
@@ -40,7 +40,8 @@ rule download:
         entry=lambda wc: entry_of(wc.cohort),
         root=lambda wc: root_of(wc.cohort),
     shell:
-        "python -m xdiff.data download --entry {params.entry:q} --root {params.root:q} --record {output:q} 2>&1 | tee {log:q}"
+        "set -o pipefail; python -m xdiff.data download --entry {params.entry:q} --root {params.root:q} --record {output:q} 2>&1"
+        " | tee {log:q}"
 
 
 use rule download as download_brats with:
