@@ -27,6 +27,7 @@ POLICIES = ("uniform", "centre", "random", "tumour", "off_tumour", "orthogonal",
 OWN_NUMBER = ("every_fifth",)  # policies that give as many sections as the head has room for: their K is 0
 TIERS = ("cpu", "gpu", "full")
 SKULL_STRIP = ("hd-bet", "deepbet")
+ROUTES = ("http", "s3", "synapse")
 JOIN = "+"
 FOLD = ".fold"  # `NAME.fold1`, `NAME.fold2`: cohorts with the same files whose test sides come together as NAME
 
@@ -71,6 +72,55 @@ class SplitRule:
 
 
 @dataclass(frozen=True)
+class Remote:
+    """One thing to fetch: an archive's address, or SERVER/BUCKET/PREFIX of an open S3 bucket, or an archive's Synapse id.
+
+    size_mb: about how much is transferred, for the check of free space; 0 where it is not known before.
+    """
+
+    url: str
+    md5: str = ""
+    size_mb: int = 0
+
+
+@dataclass(frozen=True)
+class Download:
+    """The public route to the raw files of a cohort (xdiff/data/download.py).
+
+    place: regular expressions over names in the archive or bucket -> paths below the cohort's folder (\\1 is a group); the first
+    that fits a whole name counts, a name that none fits is left out; empty keeps all names. expect: pattern of files -> how many.
+    token_variable: the environment variable with the credentials of a gated set, given on application (apply_at, by_hand).
+    """
+
+    kind: str
+    parts: tuple[Remote, ...]
+    licence: str
+    citation: str
+    place: dict[str, str] = field(default_factory=dict)
+    expect: dict[str, int] = field(default_factory=dict)
+    token_variable: str = ""
+    apply_at: str = ""
+    by_hand: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        _one_of("download.kind", self.kind, ROUTES)
+        if not self.parts:
+            raise InputError("cohorts.*.download.parts", "an empty list", "at least one address")
+        if self.token_variable and not (self.apply_at and self.by_hand):
+            raise InputError("cohorts.*.download", f"token_variable {self.token_variable}", "apply_at and by_hand beside it")
+        if self.kind == "synapse" and not self.token_variable:
+            raise InputError(
+                "cohorts.*.download", "no token_variable", "the environment variable with the access token for Synapse"
+            )
+        for pattern in self.place:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise InputError("cohorts.*.download.place", f"{pattern!r} ({error})", "a regular expression") from error
+
+
+@dataclass(frozen=True)
 class Cohort:
     """Where the volumes of one cohort are and how they are to be read.
 
@@ -89,6 +139,7 @@ class Cohort:
     split: SplitRule = field(default_factory=SplitRule)
     exclude: tuple[str, ...] = ()
     generate: dict[str, Any] = field(default_factory=dict)
+    download: Download | None = None
     only: Only = field(default_factory=Only)
 
     def __post_init__(self) -> None:

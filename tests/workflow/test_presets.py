@@ -31,7 +31,10 @@ def test_dry_run_plans_every_job(path: Path, tmp_path: Path) -> None:
     config = load_config([REPOSITORY / "config.yaml", *overlays(path)])
     wanted = jobs(config)
     stores = {(name, job.grid) for job in wanted for name in (job.cohort, *parts_of(job.trained_on))}
+    downloads = [config.cohorts[name].download for name in {name for name, _ in stores} if config.cohorts[name].download]
     expected = {
+        "download_brats": sum(bool(route.token_variable) for route in downloads),
+        "download": sum(not route.token_variable for route in downloads),
         "generate": len({name for name, _ in stores if config.cohorts[name].layout in EMBEDDED}),
         "split": len({name for name, _ in stores}),
         "preprocess": len(stores),

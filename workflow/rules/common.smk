@@ -1,4 +1,6 @@
 # Shared by all rules: the checked configuration, the list of jobs, and where things are.
+import dataclasses
+import re
 import sys
 from pathlib import Path
 
@@ -43,9 +45,18 @@ def root_of(cohort):
 
 def raw_of(cohort):
     """What must exist before a cohort can be read."""
-    if CFG.cohorts[cohort].skull_strip:
-        return f"results/raw/{cohort}/stripped.txt"
-    return f"results/raw/{cohort}/generated.txt" if CFG.cohorts[cohort].layout in xcfg.EMBEDDED else []
+    return f"results/raw/{cohort}/stripped.txt" if CFG.cohorts[cohort].skull_strip else source_of(cohort)
+
+
+def source_of(cohort):
+    """What must exist before the files that a cohort comes from can be read."""
+    if CFG.cohorts[cohort].layout in xcfg.EMBEDDED:
+        return f"results/raw/{cohort}/generated.txt"
+    record = Path("results/raw") / cohort / "downloaded.json"
+    folder = xcfg.source_folder(CFG, cohort)
+    # once downloaded, always an input: a set of inputs that changes would run everything again
+    wanted = record.exists() or not folder.is_dir() or not any(folder.iterdir())
+    return str(record) if CFG.cohorts[cohort].download and wanted else []
 
 
 def split_file_of(cohort):
