@@ -9,7 +9,7 @@ import pytest
 from conftest import PRESETS, REPOSITORY, UNDER, job_counts, overlays, snakemake
 from synthetic_metrics import ablation_metrics, sweep_metrics, write_metrics
 
-from xdiff.config import EMBEDDED, jobs, load_config, parts_of
+from xdiff.config import EMBEDDED, jobs, load_config, parts_of, segment_jobs
 
 CONFIGS = [REPOSITORY / "config.yaml", *sorted(PRESETS.glob("*.yaml"))]
 
@@ -29,7 +29,7 @@ def test_dry_run_plans_every_job(path: Path, tmp_path: Path) -> None:
     seconds = time.monotonic() - start
     assert dry.returncode == 0, dry.stdout[-3000:]
     config = load_config([REPOSITORY / "config.yaml", *overlays(path)])
-    wanted = jobs(config)
+    wanted, masked = jobs(config), segment_jobs(config)
     stores = {(name, job.grid) for job in wanted for name in (job.cohort, *parts_of(job.trained_on))}
     downloads = [config.cohorts[name].download for name in {name for name, _ in stores} if config.cohorts[name].download]
     expected = {
@@ -42,6 +42,10 @@ def test_dry_run_plans_every_job(path: Path, tmp_path: Path) -> None:
         "train": len({(job.trained_on, job.grid, job.method) for job in wanted}),
         "sample": len(wanted) * config.run.shards,
         "evaluate": len(wanted) * config.run.shards,
+        "segmenter": len({(job.cohort, job.grid) for job in masked}),
+        "segment": len(masked) * config.run.shards,
+        "segment_real": 2 * len({job._replace(method="") for job in masked}) * config.run.shards,
+        "tumour_panel": min(1, len(masked)),
         **dict.fromkeys(("collect", "panel", "tables", "figures", "report", "all"), 1),
     }
     expected = {rule: count for rule, count in expected.items() if count}
