@@ -84,3 +84,23 @@ def metrics_of(job, shard):
 
 def skipped_of(job):
     return f"results/samples/{folder_of(job)}/skipped-{SHARDS[0]}.tsv"
+
+
+# Cohorts with a public route: gated ones, and those that anybody may download
+GATED = [name for name, entry in CFG.cohorts.items() if entry.download and entry.download.token_variable]
+OPEN = [name for name, entry in CFG.cohorts.items() if entry.download and name not in GATED]
+
+
+def source_of(cohort):
+    """A cohort's entry without what does not concern its raw files: another split is no reason to look for them again."""
+    return xcfg.to_json(dataclasses.replace(CFG.cohorts[cohort], split=xcfg.SplitRule(), only=xcfg.Only()))
+
+
+def download_mb(wildcards):
+    """Archives are unpacked beside themselves."""
+    return max(1000, 2 * sum(part.size_mb for part in CFG.cohorts[wildcards.cohort].download.parts))
+
+
+def any_of(names):
+    """A constraint that fits these names, and nothing where there are none."""
+    return "|".join(map(re.escape, names)) or "(?!)"
