@@ -10,10 +10,14 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 from conftest import PRESETS, REPOSITORY
 from web import Web, md5, tar_of, zip_of
 
 from xdiff.config import Cohort, Remote, load_config
+from xdiff.data.card import RECORD
+from xdiff.data.download import CARD, FILES, download
+from xdiff.errors import InputError
 
 COHORTS = {
     name: cohort
@@ -97,11 +101,24 @@ def served(web: Web, name: str, **counts: int) -> Cohort:
     return dataclasses.replace(cohort, download=dataclasses.replace(cohort.download, parts=tuple(parts), expect=expect))
 
 
+def refused(cohort: Cohort, root: Path) -> InputError:
+    with pytest.raises(InputError) as caught:
+        download(cohort, root)
+    assert "\n" not in str(caught.value) and not root.exists()
+    return caught.value
+
+
+def files_below(root: Path) -> dict[str, bytes]:
+    """All files but the records that the download adds."""
+    found = {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    return {name: body for name, body in found.items() if name not in (RECORD, FILES, CARD)}
+
+
 SYNAPSE = '''#!{python}
 """Stands in for Synapse's client, of which it has the one command that is used: synapse get ID --downloadLocation FOLDER."""
 import os, pathlib, shutil, sys
 verb, entity, flag, folder = sys.argv[1:]
-assert (verb, flag) == ("get", "--downloadLocation") and not sys.stdin.isatty(), sys.argv
+assert (verb, flag) == ("get", "--downloadLocation") and not sys.stdin.read(), sys.argv
 token = os.environ.get("SYNAPSE_AUTH_TOKEN")
 with open({log!r}, "a") as log:
     log.write(entity + "\\n")

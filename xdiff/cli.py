@@ -9,7 +9,7 @@ from xdiff import __version__
 from xdiff.errors import InputError, ManyInputErrors
 
 VERBS = {
-    "data": ("xdiff.data.__main__", "generate an embedded cohort, split by patient, put volumes on a grid"),
+    "data": ("xdiff.data.__main__", "generate or download a cohort, split by patient, put volumes on a grid"),
     "check": ("xdiff.data.check", "say what a folder of volumes holds, before anything is run"),
     "train": ("xdiff.train", "train one method on one preprocessed cohort"),
     "sample": ("xdiff.sample", "reconstruct the test subjects at every point of a sweep"),

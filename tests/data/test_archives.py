@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import shutil
@@ -72,6 +73,15 @@ def test_files_come_out_as_they_went_in(tmp_path: Path, pack: Callable) -> None:
     assert sorted(p for p in out.rglob("*") if p.is_file()) == sorted(out / name for name in FILES)
 
 
+def test_folders_of_an_archive_are_no_matter(tmp_path: Path) -> None:
+    """`tar -cf x.tar .` begins with `./`, and every name with it; a folder that leads elsewhere is not made."""
+    out = tmp_path / "out"
+    out.mkdir()
+    folders = {name: info(name, tarfile.DIRTYPE) for name in ("./", "./Task", "../elsewhere")}
+    unpack(saved(tmp_path, tar_of({**folders, "./Task/a.nii": b"a"})), out, {})
+    assert (out / "Task/a.nii").read_bytes() == b"a" and sorted(p.name for p in tmp_path.iterdir()) == ["archive", "out"]
+
+
 def test_what_macos_adds_is_left_out(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -101,6 +111,7 @@ ESCAPES = [
     "a\nb",
     "",
     ".",
+    "x" * 256,
 ]
 
 
@@ -165,10 +176,12 @@ def test_a_sparse_file_is_refused(tmp_path: Path) -> None:
     header[483:495] = b"%011o\x00" % (8 * 2**30 - 1)  # size unpacked
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\x00 " % sum(header)
-    assert "sparse" in refused(tmp_path, bytes(header) + bytes(512) + bytes(1024))
+    assert "a link, device or sparse file" in refused(tmp_path, bytes(header) + bytes(512) + bytes(1024))
 
 
-@pytest.mark.parametrize("names", [("a.nii", "./a.nii"), ("a.nii", "A.nii")], ids=["same", "same on macOS and Windows"])
+@pytest.mark.parametrize(
+    "names", [("a.nii", "./a.nii"), ("a.nii", "A.nii"), ("a", "a/b")], ids=["same", "same on macOS and Windows", "below"]
+)
 def test_two_files_for_one_place_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
     assert "one file for each place" in refused(tmp_path, tar_of(dict.fromkeys(names, b"x")))
 
@@ -209,6 +222,17 @@ def test_damage_within_a_zipped_file_leaves_no_file_under_its_name(tmp_path: Pat
     with pytest.raises(InputError, match="a damaged archive"):
         unpack(saved(tmp_path, bytes(data)), tmp_path / "out", {})
     assert not (tmp_path / "out/a.nii.gz").exists()
+
+
+def test_one_wrong_bit_of_a_compressed_tar_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    """In noise, which is stored as it is: only the checksum at the end of the stream tells."""
+    data = bytearray(tar_of(FILES, "w:gz"))
+    data[20_000] ^= 1
+    assert "a damaged archive" in refused(tmp_path, bytes(data))
+
+
+def test_zeros_without_end_behind_the_end_mark_are_refused(tmp_path: Path) -> None:
+    assert "no end after the end mark" in refused(tmp_path, gzip.compress(tar_of(FILES) + bytes(8 * 2**20)))
 
 
 def test_an_interrupted_unpacking_goes_on(tmp_path: Path) -> None:

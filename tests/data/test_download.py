@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import sys
 import time
 from collections import namedtuple
 from collections.abc import Iterator
@@ -14,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from routes import COHORTS, IXI, brats, ixi, msd, nifti, openneuro, served, synapse
+from routes import COHORTS, IXI, files_below, ixi, msd, nifti, openneuro, refused, served
 from web import Web, dies_after, md5, page, serving, status, tar_of, zip_of
 
 from xdiff.config import Cohort, Download, Remote, from_dict, to_json
@@ -40,19 +38,6 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with serving() as running:
         yield running
-
-
-def refused(cohort: Cohort, root: Path) -> InputError:
-    with pytest.raises(InputError) as caught:
-        download(cohort, root)
-    assert "\n" not in str(caught.value) and not root.exists()
-    return caught.value
-
-
-def files_below(root: Path) -> dict[str, bytes]:
-    """All files but the records that the download adds."""
-    found = {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-    return {name: body for name, body in found.items() if name not in (RECORD, FILES, CARD)}
 
 
 def test_the_presets_name_the_published_addresses_and_sums() -> None:
@@ -105,75 +90,6 @@ def test_ixi_t2_and_pd_come_from_two_archives_into_one_cohort(web: Web, tmp_path
     assert subjects[1].images["PDw"].read_bytes() == ixi("PD")["IXI012-HH-1211-PD.nii.gz"]
 
 
-@pytest.fixture
-def gated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cohort:
-    """BraTS 2023 as its preset says, but for the numbers; a stand-in for Synapse's client on the PATH."""
-    monkeypatch.setenv("PATH", f"{synapse(tmp_path, sys.executable)}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("SYNAPSE_AUTH_TOKEN", "good-token")
-    part = dataclasses.replace(COHORTS["brats"].download.parts[0], size_mb=0)
-    route = dataclasses.replace(COHORTS["brats"].download, parts=(part,), expect={"BraTS-GLI-*/*-seg.nii.gz": 2})
-    return dataclasses.replace(COHORTS["brats"], download=route)
-
-
-def test_brats_comes_through_synapses_client(gated: Cohort, tmp_path: Path) -> None:
-    root = tmp_path / "data" / "brats"
-    download(gated, root)
-    assert files_below(root) == {name.split("/", 1)[1]: body for name, body in brats().items()}
-    subject = read_subject(find_subjects(gated, root)[1], gated)
-    assert (
-        subject.name == "BraTS-GLI-00001-000"
-        and subject.images.shape == (4, 10, 12, 8)
-        and set(subject.labels.ravel()) == {0, 1, 2, 3}
-    )
-    assert (tmp_path / "log").read_text() == "syn51514132\n"
-    assert "good-token" not in "".join(p.read_text() for p in (root / RECORD, root / CARD, root / FILES))
-
-
-# The gate ---------------------------------------------------------------------------------------------------------
-
-
-def test_without_credentials_one_message_says_what_to_do(gated: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SYNAPSE_AUTH_TOKEN")
-    message = str(refused(gated, tmp_path / "data" / "brats"))
-    for part in (
-        "https://www.synapse.org/#!Synapse:syn51156910",
-        "set SYNAPSE_AUTH_TOKEN",
-        f"{tmp_path}/data/brats/BraTS-GLI-00503-000",
-    ):
-        assert part in message
-    assert not (tmp_path / "data").exists() and not (tmp_path / "log").exists()  # nothing else was tried
-
-
-@pytest.mark.parametrize("fault", ["bad token", "no access"])
-def test_credentials_that_do_not_serve_lead_to_the_same_page(
-    gated: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], fault: str
-) -> None:
-    if fault == "bad token":
-        monkeypatch.setenv("SYNAPSE_AUTH_TOKEN", "old-token")
-    else:
-        shutil.move(tmp_path / "store/syn51514132", tmp_path / "elsewhere")
-    error = refused(gated, tmp_path / "data" / "brats")
-    assert error.where == "syn51514132" and "status 1" in error.found
-    assert "syn51156910" in error.expected and "SYNAPSE_AUTH_TOKEN" in error.expected and "old-token" not in str(error)
-    assert ("401" if fault == "bad token" else "403") in capfd.readouterr().err
-
-
-def test_a_missing_client_is_named(gated: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path / "store"))
-    assert "pipx install synapseclient" in refused(gated, tmp_path / "data" / "brats").expected
-
-
-def test_a_download_from_synapse_is_not_repeated_for_a_damaged_disk(gated: Cohort, tmp_path: Path) -> None:
-    """Unpacking fails once; the archive is there, and the second run starts with it."""
-    usage = namedtuple("usage", "total used free")
-    with pytest.MonkeyPatch.context() as patch:
-        answers = iter([10**9, 10**9, 0])
-        patch.setattr(shutil, "disk_usage", lambda folder: usage(0, 0, next(answers)))
-        assert "unpacking ASNR" in str(refused(gated, tmp_path / "data" / "brats"))
-    download(gated, tmp_path / "data" / "brats")
-    assert (tmp_path / "log").read_text() == "syn51514132\n"
-
-
 # What is there already --------------------------------------------------------------------------------------------
 
 
@@ -223,6 +139,18 @@ def test_the_second_archive_fails_and_the_first_is_not_fetched_again(web: Web, t
     download(cohort, tmp_path / "ixi")
     assert [Path(path).name for path, _ in web.asked] == ["IXI-PD.tar"]
     assert len((tmp_path / "ixi" / FILES).read_text().splitlines()) == 1 + 2 * len(IXI)
+
+
+def test_an_archive_that_could_not_be_unpacked_is_not_fetched_again(web: Web, tmp_path: Path) -> None:
+    cohort = served(web, "ixi-t1")
+    usage = namedtuple("usage", "total used free")
+    with pytest.MonkeyPatch.context() as patch:
+        answers = iter([10**9, 10**9, 0])  # for the entry's size, the transfer, the unpacking
+        patch.setattr(shutil, "disk_usage", lambda folder: usage(0, 0, next(answers)))
+        assert "unpacking IXI-T1.tar" in refused(cohort, tmp_path / "ixi").expected
+    web.asked.clear()
+    download(cohort, tmp_path / "ixi")
+    assert web.asked == [] and len(find_subjects(cohort, tmp_path / "ixi")) == len(IXI)
 
 
 def test_an_archive_goes_on_where_the_server_died(web: Web, tmp_path: Path) -> None:
@@ -352,13 +280,6 @@ def test_card_and_record_say_what_was_done_and_what_was_not(web: Web, tmp_path: 
     ):
         assert part in card
     assert "number of files sub-*/anat/*_T1w.nii.gz: 4, as expected" in card and "was not tried when it was written" in card
-
-
-def test_the_card_of_a_gated_set_names_its_gate(gated: Cohort, tmp_path: Path) -> None:
-    download(gated, tmp_path / "data" / "brats")
-    card = (tmp_path / "data" / "brats" / CARD).read_text()
-    assert "| gate | on application at https://www.synapse.org/#!Synapse:syn51156910 |" in card and "no redistribution" in card
-    assert "- 2 subjects of 2 patients" in card and "- labels: 2 maps" in card and "none to compare with" in card
 
 
 def test_the_card_of_a_folder_that_the_user_brought_claims_nothing(web: Web, tmp_path: Path) -> None:

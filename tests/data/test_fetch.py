@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from web import Web, dies_after, md5, page, serving, status
+from web import Handler, Web, dies_after, md5, page, serving, status
 
 from xdiff.data import fetch as fetching
 from xdiff.data.fetch import fetch
@@ -148,6 +148,22 @@ def test_a_part_of_another_address_is_not_taken_up(web: Web, tmp_path: Path, wai
     web.files["/mirror/big.tar"] = OTHER
     fetch(f"{web.url}/mirror/big.tar", tmp_path / "big.tar")
     assert (tmp_path / "big.tar").read_bytes() == OTHER and asked_from(web) == [""]
+
+
+def test_an_answer_of_unknown_length_that_ends_early_is_not_the_end(web: Web, tmp_path: Path, waits: list[float]) -> None:
+    """The rest of a file, its length told by Content-Range alone: nothing in the transport itself says that it was cut."""
+    interrupt(web, tmp_path / "big.tar")
+    here = (tmp_path / "big.tar.part").stat().st_size
+
+    def cut(handler: Handler) -> None:
+        handler.send_response(206)
+        handler.send_header("Content-Range", f"bytes {here}-{len(BODY) - 1}/{len(BODY)}")
+        handler.end_headers()
+        handler.wfile.write(BODY[here : here + 1000])
+
+    web.faults += [cut]
+    fetch(f"{web.url}/big.tar", tmp_path / "big.tar")
+    assert (tmp_path / "big.tar").read_bytes() == BODY and asked_from(web) == [f"bytes={here}-", f"bytes={here + 1000}-"]
 
 
 def test_a_part_longer_than_the_file_starts_anew(web: Web, tmp_path: Path, waits: list[float]) -> None:

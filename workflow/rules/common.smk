@@ -45,10 +45,10 @@ def root_of(cohort):
 
 def raw_of(cohort):
     """What must exist before a cohort can be read."""
-    return f"results/raw/{cohort}/stripped.txt" if CFG.cohorts[cohort].skull_strip else source_of(cohort)
+    return f"results/raw/{cohort}/stripped.txt" if CFG.cohorts[cohort].skull_strip else unstripped_of(cohort)
 
 
-def source_of(cohort):
+def unstripped_of(cohort):
     """What must exist before the files that a cohort comes from can be read."""
     if CFG.cohorts[cohort].layout in xcfg.EMBEDDED:
         return f"results/raw/{cohort}/generated.txt"
@@ -115,3 +115,23 @@ def mask_tables():
 
 def skipped_of(job):
     return f"results/samples/{folder_of(job)}/skipped-{SHARDS[0]}.tsv"
+
+
+# Cohorts with a public route: gated ones, and those that anybody may download
+GATED = [name for name, entry in CFG.cohorts.items() if entry.download and entry.download.token_variable]
+OPEN = [name for name, entry in CFG.cohorts.items() if entry.download and name not in GATED]
+
+
+def source_of(cohort):
+    """A cohort's entry without what does not concern its raw files: another split is no reason to look for them again."""
+    return xcfg.to_json(dataclasses.replace(CFG.cohorts[cohort], split=xcfg.SplitRule(), only=xcfg.Only()))
+
+
+def download_mb(wildcards):
+    """Archives are unpacked beside themselves."""
+    return max(1000, 2 * sum(part.size_mb for part in CFG.cohorts[wildcards.cohort].download.parts))
+
+
+def any_of(names):
+    """A constraint that fits these names, and nothing where there are none."""
+    return "|".join(map(re.escape, names)) or "(?!)"

@@ -26,7 +26,7 @@ rule generate:
 rule skull_strip:
     # Whole heads, stripped by a program that others keep. Volumes are not declared: the finished ones of a failed run are kept.
     input:
-        lambda wc: source_of(wc.cohort),
+        lambda wc: unstripped_of(wc.cohort),
     output:
         "results/raw/{cohort}/stripped.txt",
     log:

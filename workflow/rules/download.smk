@@ -1,23 +1,6 @@
 # Raw files from where they are published, for cohorts whose entry has `download` and whose folder is not there below data_root.
 # Volumes are not declared: an interrupted download goes on from FOLDER.partial, and a folder that is there is never touched.
 # What is declared only says that it was done. To download again: remove the folder, and --forcerun download.
-GATED = [name for name, entry in CFG.cohorts.items() if entry.download and entry.download.token_variable]
-OPEN = [name for name, entry in CFG.cohorts.items() if entry.download and name not in GATED]
-
-
-def entry_of(cohort):
-    """Without what does not concern its raw files: another split is no reason to look for them again."""
-    return xcfg.to_json(dataclasses.replace(CFG.cohorts[cohort], split=xcfg.SplitRule(), only=xcfg.Only()))
-
-
-def disk_of(wildcards):
-    """Archives are unpacked beside themselves."""
-    return max(1000, 2 * sum(part.size_mb for part in CFG.cohorts[wildcards.cohort].download.parts))
-
-
-def one_of(names):
-    """A constraint that fits these names, and nothing where there are none."""
-    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 rule download:
@@ -29,15 +12,15 @@ rule download:
     benchmark:
         "results/benchmarks/download/{cohort}.tsv"
     wildcard_constraints:
-        cohort=one_of(OPEN),
+        cohort=any_of(OPEN),
     conda:
         "../envs/xdiff.yaml"
     resources:
         mem_mb=1000,
         runtime=720,
-        disk_mb=disk_of,
+        disk_mb=download_mb,
     params:
-        entry=lambda wc: entry_of(wc.cohort),
+        entry=lambda wc: source_of(wc.cohort),
         root=lambda wc: str(xcfg.source_folder(CFG, wc.cohort)),
     shell:
         "set -o pipefail; python -m xdiff.data download --entry {params.entry:q} --root {params.root:q} --record {output:q} 2>&1"
@@ -47,7 +30,7 @@ rule download:
 use rule download as download_brats with:
     # Sets that are given on application: without credentials one message says where to apply and which variable to set.
     wildcard_constraints:
-        cohort=one_of(GATED),
+        cohort=any_of(GATED),
 
 
 rule card:

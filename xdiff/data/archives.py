@@ -8,6 +8,7 @@ else is refused here.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import lzma
 import os
 import re
@@ -23,9 +24,11 @@ from xdiff.data.fetch import CHUNK, need_room, no_full_disk, progress
 from xdiff.errors import InputError
 
 MAX_FILES = 200_000
+MAX_NAME = 240  # bytes of a part of a path: systems take 255, and files have a longer name until they are whole
 MAX_RATIO = 20  # unpacked to packed; volumes inside are compressed already, plain ones shrink to a tenth
-DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError)
+DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
 BLOCK = 512  # of a tar file, which ends with blocks of zeros
+MAX_PADDING = 2**20  # and more of them than files have bytes, where it is small
 
 
 class Member(NamedTuple):
@@ -49,7 +52,7 @@ def unpack(archive: Path, out: Path, place: Mapping[str, str]) -> list[Placed]:
 
     A file that is there whole from an interrupted run is kept. Raises InputError on a damaged archive, on names that lead
     elsewhere, links, devices, two files for one place, more than MAX_FILES files or MAX_RATIO times the archive's size: before
-    anything is written, except for damage within a file.
+    anything is written, except for damage within a file of a zip archive.
     """
     with _members(archive) as members:
         listed = _listed(archive, members, place)
@@ -82,8 +85,10 @@ def safe(name: str, where: Path | str) -> str:
     """The name without `./`; raises InputError where it would lead out of a folder, here or on another system."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     odd = re.search(r"[\x00-\x1f\\]", name) or re.match(r"[A-Za-z]:", name)
-    if name.startswith("/") or ".." in parts or odd or not parts:
-        raise InputError(where, f"a file named {name!r}", "relative names within the archive")
+    too_long = any(len(part.encode()) > MAX_NAME for part in parts)
+    if name.startswith("/") or ".." in parts or odd or too_long or not parts:
+        expected = f"relative names within the archive, of {MAX_NAME} bytes at most"
+        raise InputError(where, f"a file named {name[:MAX_NAME]!r}", expected)
     return "/".join(parts)
 
 
@@ -108,6 +113,9 @@ def _listed(archive: Path, members: Iterator[Member], place: Mapping[str, str]) 
             both = f"{listed[path.lower()][1].name!r} and {member.name!r}"
             raise InputError(archive, f"{both} for {path}", "one file for each place")
         listed[path.lower()] = (path, member)
+    for path, member in listed.values():
+        if any(str(parent).lower() in listed for parent in PurePosixPath(path).parents):
+            raise InputError(archive, f"{member.name!r} below a file", "one file for each place")
     if not listed:
         raise InputError(archive, f"{seen} files, none to be used", f"names like {list(place)}" if place else "at least one file")
     return list(listed.values())
@@ -135,29 +143,35 @@ def _tar_members(tar: tarfile.TarFile, archive: Path) -> Iterator[Member]:
     if not hasattr(tarfile, "data_filter"):
         raise InputError("Python", "a tarfile without filters", "3.11.4 or later, which refuses archives that write elsewhere")
     for info in tar:
+        if info.isdir():  # folders are made for the files in them alone
+            continue
         safe(info.name, archive)
-        if not (info.isdir() or info.isreg()) or info.issparse():
+        if not info.isreg() or info.issparse():
             raise InputError(archive, f"{info.name!r}, a link, device or sparse file", "regular files and folders")
         try:
             tarfile.data_filter(info, str(archive.parent))  # a second opinion
         except tarfile.FilterError as error:
             raise InputError(archive, str(error), "regular files within the archive") from error
-        if info.isreg():
-            yield Member(info.name, info.size, lambda info=info: tar.extractfile(info))
+        yield Member(info.name, info.size, lambda info=info: tar.extractfile(info))
     # tarfile takes a file that is cut between two members for a whole one
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(BLOCK) != bytes(BLOCK):
         raise tarfile.ReadError("cut off: no end mark")
+    # a compressed one compares its checksum at its very end only
+    while tar.fileobj.read(CHUNK):
+        if tar.fileobj.tell() > MAX_RATIO * archive.stat().st_size + MAX_PADDING:
+            raise tarfile.ReadError("no end after the end mark")
 
 
 def _zip_members(archived: zipfile.ZipFile, archive: Path) -> Iterator[Member]:
     for info in archived.infolist():
+        if info.is_dir():
+            continue
         safe(info.filename, archive)
         kind = stat.S_IFMT(info.external_attr >> 16)
-        if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or info.flag_bits & 1:
+        if kind not in (0, stat.S_IFREG) or info.flag_bits & 1:
             raise InputError(archive, f"{info.filename!r}, a link, device or encrypted file", "regular files and folders")
-        if not info.is_dir():
-            yield Member(info.filename, info.file_size, lambda info=info: archived.open(info))
+        yield Member(info.filename, info.file_size, lambda info=info: archived.open(info))
 
 
 def _write(archive: Path, member: Member, target: Path) -> None:

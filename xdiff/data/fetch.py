@@ -128,7 +128,7 @@ def new_session() -> requests.Session:
 
 
 @contextlib.contextmanager
-def answer(session: requests.Session, url: str, **options: object) -> Iterator[requests.Response]:
+def _answer(session: requests.Session, url: str, **options: object) -> Iterator[requests.Response]:
     """GET. Raises Dropped on what may pass, InputError on what will not, and on an HTML page in place of data."""
     try:
         with session.get(url, stream=True, timeout=TIMEOUT_S, **options) as response:
@@ -170,7 +170,7 @@ def _go_on(session: requests.Session, url: str, partial: Partial, room: float) -
     etag = known.get("etag", "")
     mark = etag if etag and not etag.startswith("W/") else known.get("last_modified")
     asked = {"Range": f"bytes={offset}-", "If-Range": mark} if mark and offset else {}
-    with answer(session, url, headers=asked) as response:
+    with _answer(session, url, headers=asked) as response:
         if response.status_code == 416 or (response.status_code == 206 and not _continues(response, known, offset)):
             partial.discard()
             raise Dropped("the file on the server is another one than before, so it starts anew")
