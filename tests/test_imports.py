@@ -31,7 +31,7 @@ ORDER = (
     *("resident", "kinds", "local", "local_fit", "augment", "draws", "progress", "loop", "model"),
     *("train", "sample", "stats", "metrics", "segment", "trust"),
     *("markup", "layout", "posterior_checks", "ablation", "drawing", "panel", "captions", "step_sweep", "training_curves"),
-    *("quality_vs_seconds", "ablation_figure", "tables", "figures", "report", "reference"),
+    *("quality_vs_seconds", "ablation_figure", "tables", "figures", "data_page", "report", "reference"),
     *("clocks", "sizes", "timing", "official_networks", "official", "bench", "unit_costs", "forecast", "plan", "cli"),
 )
 SOURCES = sorted((ROOT / "xdiff").rglob("*.py"))
@@ -95,6 +95,7 @@ LIGHT = [
     "tables",
     "figures",
     "ablation",
+    "data_page",
     "report",
     "stats",
     "layout",

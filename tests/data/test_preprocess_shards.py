@@ -111,9 +111,9 @@ def test_nothing_is_placed_before_every_training_subject_is_found(spoilt: Path, 
     arguments = (HEADS, GRIDS["scanner"], NAMES, spoilt, split, tmp_path / "out")
     assert [Path(e.where).name for e in find_centres(HEADS, spoilt, split, tmp_path / "out", "2/2")] == ["sub-01_T2w.nii.gz"]
     for call in (lambda: preprocess_shard(*arguments, "1/2"), lambda: preprocess(*arguments)):
-        with pytest.raises(ManyInputErrors, match=r"(?s)work of 4 other subject.*sub-01_T2w") as caught:
+        with pytest.raises(ManyInputErrors, match=r"(?s)work of 5 other subject.*sub-01_T2w.*sub-06_T1w") as caught:
             call()
-        assert len(caught.value.errors) == 1 and not stored(tmp_path / "out")
+        assert len(caught.value.errors) == 2 and not stored(tmp_path / "out")
 
 
 def test_a_subject_that_kills_its_process_is_named_and_the_others_are_kept(

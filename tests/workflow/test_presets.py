@@ -35,6 +35,7 @@ def test_dry_run_plans_every_job(path: Path, tmp_path: Path) -> None:
         "generate": len({name for name, _ in stores if config.cohorts[name].layout in EMBEDDED}),
         "split": len({name for name, _ in stores}),
         "preprocess": len(stores),
+        "data_page": len({(job.cohort, job.grid) for job in wanted}),
         "train": len({(job.trained_on, job.grid, job.method) for job in wanted}),
         "sample": len(wanted) * config.run.shards,
         "evaluate": len(wanted) * config.run.shards,
@@ -64,15 +65,11 @@ def test_shards_multiply_the_sampling_jobs_only(tmp_path: Path) -> None:
     assert counts["sample"] == counts["evaluate"] == 2 * 4
 
 
-@pytest.mark.parametrize("frame", ["centred", "scanner"])
-def test_data_shards_multiply_the_preprocessing_jobs_only(tmp_path: Path, frame: str) -> None:
-    """And where the frame needs the position of all training subjects, the jobs that find it."""
+def test_data_shards_multiply_the_preprocessing_jobs_only(tmp_path: Path) -> None:
     overlay = tmp_path / "shards.yaml"
-    overlay.write_text(f"grids: {{'24': {{frame: {frame}}}}}\nrun: {{data_shards: 3, cohorts: [phantom-brain]}}\n")
+    overlay.write_text("run: {data_shards: 3, cohorts: [phantom-brain]}\n")
     counts = job_counts(snakemake(tmp_path, "--configfile", PRESETS / "smoke.yaml", overlay, "-n", "--", "data").stdout)
-    expected = {"data": 1, "generate": 1, "split": 1, "preprocess_shard": 3, "preprocess": 1}
-    expected |= {"centres": 3} if frame == "scanner" else {}
-    assert counts == {**expected, "total": sum(expected.values())}
+    assert counts == {"data": 1, "generate": 1, "split": 1, "preprocess_shard": 3, "preprocess": 1, "total": 7}
 
 
 def test_a_target_needs_only_what_comes_before_it(tmp_path: Path) -> None:

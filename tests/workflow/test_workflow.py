@@ -171,6 +171,8 @@ def test_report_is_one_offline_page_that_names_every_method(smoke: Path, config:
     page = (smoke / "results/report/index.html").read_text()
     assert all(method in page for method in config.run.methods)
     assert "data:image/png;base64," in page and 'src="http' not in page
+    for cohort, grid in {(job.cohort, job.grid) for job in jobs(config)}:
+        assert f"<h3>{cohort}, grid {grid}</h3>" in page and f'id="montage-{cohort}-{grid}"' in page
 
 
 def test_every_job_left_a_log_and_a_benchmark(smoke: Path, config: Config) -> None:

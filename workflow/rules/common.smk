@@ -61,6 +61,10 @@ def store_of(cohort, grid):
     return f"results/data/{cohort}/{grid}/dataset.json"
 
 
+def data_page_of(cohort, grid):
+    return f"results/data_page/{cohort}/{grid}/summary.json"
+
+
 def weights_of(trained_on, grid, method):
     return f"results/models/{trained_on}/{grid}/{method}/weights.safetensors"
 

@@ -90,7 +90,7 @@ rule centres:
         "../envs/xdiff.yaml"
     threads: 2
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wc, threads: 1000 * threads,
         runtime=120,
         disk_mb=100,
     params:
@@ -118,7 +118,7 @@ rule preprocess_shard:
         "../envs/xdiff.yaml"
     threads: 2
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wc, threads: 1000 * threads,
         runtime=120,
         disk_mb=5000,
     params:
@@ -150,7 +150,7 @@ rule preprocess:
         "../envs/xdiff.yaml"
     threads: 2
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wc, threads: 1000 * threads,
         runtime=120,
         disk_mb=5000,
     params:
@@ -161,3 +161,26 @@ rule preprocess:
         "OMP_NUM_THREADS=1 python -m xdiff.data preprocess --entry {params.entry:q} --grid {params.grid:q}"
         " --names {wildcards.cohort} {wildcards.grid} --root {params.root:q} --split {input.split:q}"
         " --out $(dirname {output.dataset:q}) --workers {threads} > {log:q} 2>&1"
+
+
+rule data_page:
+    # Figures and numbers of a store for the page; of training subjects alone.
+    input:
+        dataset="results/data/{cohort}/{grid}/dataset.json",
+        split="results/data/{cohort}/split.tsv",
+        code=[workflow.source_path(f"../../xdiff/{m}.py") for m in ("data_page", "drawing")],
+    output:
+        "results/data_page/{cohort}/{grid}/summary.json",
+    log:
+        "results/logs/data_page/{cohort}/{grid}.log",
+    benchmark:
+        "results/benchmarks/data_page/{cohort}/{grid}.tsv"
+    conda:
+        "../envs/xdiff.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=30,
+        disk_mb=10,
+    shell:
+        "OMP_NUM_THREADS=1 python -m xdiff.data_page --data $(dirname {input.dataset:q}) --split {input.split:q}"
+        " --out $(dirname {output:q}) > {log:q} 2>&1"

@@ -34,7 +34,8 @@ def preprocess(cohort: Cohort, grid: Grid, names: tuple[str, str], root: Path, s
 
     A subject whose files and settings are unchanged is not redone, so that this is also what joins shards: it finds their work
     done. Bad subjects are reported together at the end, after all good ones have been written; so is a subject over which one of
-    the `workers` (processes) dies. What is written depends on neither workers nor shards.
+    the `workers` (processes) dies. With frame `scanner` nothing is written before every training subject is good. What is written
+    depends on neither workers nor shards.
     """
     subjects = _listed(cohort, root, split)
     centre_mm = _mean_centre(subjects, cohort, grid, names, split, out, workers)
@@ -97,8 +98,10 @@ def _mean_centre(
         raise InputError(names[0], "a split without a training side", wanted)
     training = [files for files in subjects if files.subject in train]
     centres, errors = _call(partial(_centre, cohort=cohort, out=out), training, workers)
-    if errors:
-        raise ManyInputErrors(errors, len(centres))
+    if errors:  # nothing can be placed, but all bad subjects be told at once
+        others = [files for files in subjects if files.subject not in train]
+        errors += _call(partial(_centre, cohort=cohort, out=out), others, workers)[1]
+        raise ManyInputErrors(errors, len(subjects) - len(errors))
     return np.mean(list(centres.values()), axis=0).round(3).tolist()
 
 
@@ -117,17 +120,7 @@ def _centre(files: Files, cohort: Cohort, out: Path) -> list[float]:
 def _ensure(files: Files, cohort: Cohort, grid: Grid, centre_mm: list[float] | None, out: Path) -> None:
     """Write one subject's arrays and, last, its sidecar, unless the sidecar already has this key."""
     sidecar = out / "volumes" / f"{files.subject}.json"
-    key = digest(
-        [
-            _key(files, cohort),
-            list(grid.shape),
-            grid.spacing_mm,
-            grid.frame,
-            grid.native_axis,
-            centre_mm,
-            PREPROCESS_VERSION,
-        ]
-    )
+    key = key_of(files, cohort, grid, centre_mm)
     if sidecar.exists() and json.loads(sidecar.read_text())["key"] == key:
         return
     subject = read_subject(files, cohort)
@@ -255,6 +248,12 @@ def _refuse_copies(subjects: Sequence[Files], shas: Sequence[str]) -> None:
             errors.append(InputError(next(iter(files.images.values())), found, "another scan under every name"))
     if errors:
         raise ManyInputErrors(errors, len(subjects) - len(errors))
+
+
+def key_of(files: Files, cohort: Cohort, grid: Grid, centre_mm: list[float] | None) -> str:
+    """What the sidecar of a finished subject carries; changes when anything does that its stored arrays depend on."""
+    placed = [list(grid.shape), grid.spacing_mm, grid.frame, grid.native_axis, centre_mm]
+    return digest([_key(files, cohort), *placed, PREPROCESS_VERSION])
 
 
 def _key(files: Files, cohort: Cohort) -> str:
