@@ -14,7 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xdiff.errors import InputError
-from xdiff.volumes import check_same_pose, read_header, read_labels, read_volume, spacing_of, write_volume
+from xdiff.volumes import (
+    canonical,
+    check_same_pose,
+    read_channels,
+    read_header,
+    read_labels,
+    read_volume,
+    spacing_of,
+    write_volume,
+)
 
 PIXDIM_OFFSET = 76  # byte of pixdim[0] in a NIfTI-1 header; pixdim[1..3] are the spacing
 RNG = np.random.default_rng(5)
@@ -382,3 +391,46 @@ def test_contrasts_on_different_voxels(tmp_path: Path, image) -> None:
     with pytest.raises(InputError, match=r"t1c\.nii\.gz: found shape \(6, 7, 9\), expected \(6, 7, 8\) as image\.nii\.gz"):
         check_same_pose(larger, image)
     check_same_pose(image, image)
+
+
+# Channels, and arrays from elsewhere ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_every_channel_is_read_as_a_file_of_its_own_would_be(tmp_path: Path, kind: type) -> None:
+    array = RNG.standard_normal((4, 5, 6, 3)).astype(np.float32)
+    affine = np.diag([-1.0, 2.0, -3.0, 1.0])
+    nib.save(kind(array, affine), tmp_path / "all.nii.gz")
+    for i, volume in enumerate(read_channels(tmp_path / "all.nii.gz", 3)):
+        alone = read_volume(save(tmp_path / f"{i}.nii.gz", array[..., i], affine))
+        np.testing.assert_array_equal(volume.array, alone.array)
+        np.testing.assert_allclose(volume.affine, alone.affine, atol=1e-5)
+        assert volume.array.flags["C_CONTIGUOUS"] and volume.path == tmp_path / "all.nii.gz"
+
+
+OTHERS = {(4, 5, 6): r"3 dimensions \(4, 5, 6\)", (4, 5, 6, 2): r"4 dimensions \(4, 5, 6, 2\)", (4, 1, 6, 3): "shape"}
+
+
+@pytest.mark.parametrize(("shape", "found"), OTHERS.items())
+def test_a_file_of_other_channels(tmp_path: Path, shape: tuple[int, ...], found: str) -> None:
+    path = save(tmp_path / "a.nii.gz", np.ones(shape, np.float32))
+    refused(path, found, "3 channels|at least 2 voxels", lambda path: read_channels(path, 3))
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_channels_that_end_early_or_late_or_are_no_numbers(tmp_path: Path, name: str) -> None:
+    array = RNG.standard_normal((4, 5, 6, 3)).astype(np.float32)
+    path = save(tmp_path / name, array)
+    good = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    for data, found in ((good[:-480], r"480 bytes missing"), (good + b"\0" * 8, r"bytes after the \(4, 5, 6, 3\) voxels")):
+        path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+        refused(path, found, "voxels", lambda path: read_channels(path, 3))
+    array[1, 2, 3, 2] = np.nan
+    refused(save(path, array), "1 NaN", "finite", lambda path: read_channels(path, 3))
+
+
+def test_an_array_from_elsewhere_is_turned_as_a_file_would_be(tmp_path: Path) -> None:
+    array, affine = RNG.standard_normal((4, 5, 6)).astype(np.float32), affine_of()[[2, 0, 1, 3]] * [[-1], [1], [-1], [1]]
+    volume, expected = canonical(array, affine, tmp_path), read_volume(save(tmp_path / "a.nii", array, affine))
+    np.testing.assert_array_equal(volume.array, expected.array)
+    np.testing.assert_allclose(volume.affine, expected.affine, atol=1e-5)

@@ -15,10 +15,14 @@ import pytest
 from dicom_files import write_slice
 from scipy.spatial.transform import Rotation
 
-from xdiff.config import Cohort, Labels
+from xdiff.config import Cohort, Grid, Labels
+from xdiff.data.check import check
 from xdiff.data.cohorts import find_subjects, read_subject
 from xdiff.data.dicom import files_below, read_series, read_slices
 from xdiff.data.dicom_elements import check_lengths
+from xdiff.data.preprocess import preprocess
+from xdiff.data.split import split_by_count
+from xdiff.data.store import Store
 from xdiff.errors import InputError
 from xdiff.volumes import Volume, write_volume
 
@@ -352,6 +356,33 @@ def test_a_cohort_of_folders_is_read_with_masks_beside(tmp_path: Path) -> None:
     assert first.labels is None
     with pytest.raises(InputError, match=r"IM87: found 4\.4 mm"):
         read_subject(found[2], cohort)
+
+
+def test_check_names_the_series_of_a_dicom_folder(tmp_path: Path) -> None:
+    series(tmp_path / "p1/a")
+    series(tmp_path / "p1/b", description="T2 TSE", series="1.2.3")
+    with pytest.raises(InputError, match=r"p1: found DICOM series \['T1 MPRAGE sag', 'T2 TSE'\], expected .*layout dicom"):
+        check(tmp_path)
+
+
+def test_a_dicom_cohort_reaches_the_store_in_its_place(tmp_path: Path) -> None:
+    """Split and preprocessed as the rules do, and a second time after one slice has changed."""
+    for i, name in enumerate(("p1", "p2")):
+        for k in range(SLICES):
+            write(tmp_path / name, k, axes=AXIAL, pixels=PIXELS[k] + i)
+    subjects = [files.subject for files in find_subjects(COHORT, tmp_path)]
+    arguments = (COHORT, Grid((8, 8, 6), GAP, native_axis="axial"), ("c", "g"), tmp_path, split_by_count(subjects, 0, 0, 1))
+    preprocess(*arguments, tmp_path / "out")
+    store = Store(tmp_path / "out")
+    before = store.index["sha256"].tolist()
+    assert store.subjects == ["p1", "p2"]
+    centre = store.affine("p1") @ [3.5, 3.5, 2.5, 1]  # of the grid; the slices' is 2.5 columns and 3 rows from their first pixel
+    middle = place(2, AXIAL) + (2.5 * SPACING[1], 3 * SPACING[0], 0)
+    np.testing.assert_allclose(centre[:2], -middle[:2], atol=1e-4)
+    write(tmp_path / "p2", 1, axes=AXIAL, pixels=PIXELS[1][::-1])
+    preprocess(*arguments, tmp_path / "out")
+    after = Store(tmp_path / "out").index["sha256"].tolist()
+    assert after[0] == before[0] and after[1] != before[1]
 
 
 def test_sources_are_all_files_so_that_a_changed_slice_is_noticed(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from xdiff.config import Cohort, Labels, SplitRule
+from xdiff.data.check import as_data, check
 from xdiff.data.cohorts import find_subjects, read_subject
 from xdiff.data.conventions import contrast_of, release_of
 from xdiff.data.layouts import Files
@@ -129,6 +130,14 @@ def test_a_folder_of_folders_and_an_alias_are_named(tmp_path: Path) -> None:
     refused("cohorts.*.contrasts", "'t1ce'", "^t1c ", find_subjects, other, tmp_path)
     other = replace(BRATS, exclude=("BraTS2021_Training_Data",))
     refused(tmp_path, "no subject", r"BraTS-\*", find_subjects, other, tmp_path)
+
+
+def test_check_proposes_our_names_and_labels_for_every_year(tmp_path: Path) -> None:
+    for i in range(3):
+        brats(tmp_path / "HGG", f"BraTS19_TCIA01_33{i}_1", OLD, (1, 2, 4))
+    proposed = as_data(check(tmp_path))["config"]["cohorts"][tmp_path.name]
+    assert (proposed["layout"], sorted(proposed["contrasts"])) == ("brats", sorted(OURS))
+    assert proposed["labels"] == {"suffix": "seg", "values": TUMOUR.values, "optional": False}
 
 
 def test_names_of_all_years_are_told_apart() -> None:

@@ -18,6 +18,8 @@ from xdiff.data.overlap import ANY_YEAR, MSD, TCGA, UPENN, collection_of, overla
         ("brats", "brats", "", ANY_YEAR),
         ("brats", "brats", "BraTS 2023 GLI, https://www.synapse.org", "BraTS 2023"),
         ("brats", "brats", "synapse syn51514132", "BraTS 2023"),
+        ("brats", "brats", "https://www.synapse.org/#!Synapse:syn51156910 (on registration)", "BraTS 2023"),
+        ("msd-brats", "msd", "http://medicaldecathlon.com (CC BY-SA 4.0, 7.1 GB)", MSD),
         ("brats2021", "brats", "", "BraTS 2021"),
         ("glioma", "bids", "https://www.med.upenn.edu/cbica/brats2020/data.html", "BraTS 2020"),
         ("brats_19", "brats", "", "BraTS 2019"),

@@ -68,7 +68,8 @@ def many(tmp_path: Path) -> Iterator[Path]:
         files.labels.parent.mkdir(parents=True)
         for path in (*files.images.values(), files.labels):
             path.touch()
-        done = {"key": key_of(files, COHORT, GRID, None), "subject": files.subject, "cropped": 0.0, "sha256": f"{number:064x}"}
+        done = {"key": key_of(files, COHORT, GRID, None), "subject": files.subject, "cropped": 0.0}
+        done |= dict.fromkeys(("sha256", "images_sha256"), f"{number:064x}")
         (tmp_path / "data/2mm/volumes" / f"{files.subject}.json").write_text(json.dumps(done))
     yield tmp_path
     for folder in ("raw", "data"):  # pytest keeps the folders of three runs: half a million files

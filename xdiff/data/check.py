@@ -186,7 +186,8 @@ def _mask(files: Files, volume: Volume) -> Voxels:
     values = np.unique(volume.array)
     if values.min() < 0 or values.max() > 255 or (values != np.round(values)).any():
         raise InputError(volume.path, f"mask values {values[:5].tolist()}", "whole numbers from 0 to 255")
-    return Voxels(files.subject, "mask", float(values[0]), float(values[-1]), values=tuple(int(v) for v in values))
+    ours = tuple(files.label_map.get(int(value), int(value)) for value in values)
+    return Voxels(files.subject, "mask", float(values[0]), float(values[-1]), values=ours)
 
 
 def _settle(findings: Findings) -> None:

@@ -71,14 +71,19 @@ def _bids_file(folder: Path, name: str, suffix: str) -> Path:
 def brats(cohort: Cohort, root: Path) -> Iterator[Files]:
     """BraTS 2017 to 2023 (see conventions.py), told by the folders' names; HGG/ and LGG/ below the root are looked into."""
     check_contrasts(cohort.contrasts, cohort.layout)
+    for folder, release in brats_folders(root):
+        if folder.name in cohort.exclude:
+            continue
+        if release is None:
+            raise InputError(folder, "a name that no year of BraTS gives", "one subject's folder, such as BraTS2021_00000")
+        yield _brats_files(cohort, folder, release)
+
+
+def brats_folders(root: Path) -> Iterator[tuple[Path, Release | None]]:
+    """Every folder that is called after BraTS, and the years that name a subject's so."""
     for grade in GRADES:
         for folder in _folders(root / grade, "BraTS", "Brats"):
-            if folder.name in cohort.exclude:
-                continue
-            release = release_of(folder.name)
-            if release is None:
-                raise InputError(folder, "a name that no year of BraTS gives", "one subject's folder, such as BraTS2021_00000")
-            yield _brats_files(cohort, folder, release)
+            yield folder, release_of(folder.name)
 
 
 def _brats_files(cohort: Cohort, folder: Path, release: Release) -> Files:

@@ -33,7 +33,7 @@ KNOWN = (
 OTHER_TUMOURS = re.compile(r"brats\W*(20\d\d)?\W*(men|met|ped|ssa)\b|meningioma|metastas|pa?ediatric|sahara", re.IGNORECASE)
 NAMES = {
     **{f"BraTS 20{year}": rf"brats\W*(20)?{year}(?!\d)" for year in range(16, 23)},
-    "BraTS 2023": r"brats\W*(20)?23(?!\d)|syn515141(10|32)",
+    "BraTS 2023": r"brats\W*(20)?23(?!\d)|syn(51156910|51514110|51514132)",
     MSD: r"task01|\bmsd\b|decathlon",
     UPENN: r"upenn\W*gbm",
     TCGA: r"tcga\W*(gbm|lgg)",

@@ -236,12 +236,6 @@ def _write_index(
     _write_json(out / "dataset.json", info)
 
 
-def key_of(files: Files, cohort: Cohort, grid: Grid, centre_mm: list[float] | None) -> str:
-    """What the sidecar of a finished subject carries; changes when anything does that its stored arrays depend on."""
-    placed = [list(grid.shape), grid.spacing_mm, grid.frame, grid.native_axis, centre_mm]
-    return digest([_key(files, cohort), *placed, PREPROCESS_VERSION])
-
-
 def _refuse_copies(subjects: Sequence[Files], shas: Sequence[str]) -> None:
     """Raise ManyInputErrors where two subjects have the same voxels on the grid: trained on under one name and tested on under
     the other. They are not taken for visits of one patient, as only their names could carry that into every table."""
@@ -254,6 +248,12 @@ def _refuse_copies(subjects: Sequence[Files], shas: Sequence[str]) -> None:
             errors.append(InputError(next(iter(files.images.values())), found, "another scan under every name"))
     if errors:
         raise ManyInputErrors(errors, len(subjects) - len(errors))
+
+
+def key_of(files: Files, cohort: Cohort, grid: Grid, centre_mm: list[float] | None) -> str:
+    """What the sidecar of a finished subject carries; changes when anything does that its stored arrays depend on."""
+    placed = [list(grid.shape), grid.spacing_mm, grid.frame, grid.native_axis, centre_mm]
+    return digest([_key(files, cohort), *placed, PREPROCESS_VERSION])
 
 
 def _key(files: Files, cohort: Cohort) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xdiff.config import LAYOUTS
+from xdiff.data.dicom import DESCRIPTION, read_slices
+from xdiff.data.layouts import brats_folders
 from xdiff.errors import InputError
 
 MASK = re.compile(r"(^|[_-])(mask|seg|dseg|label|labels|lesion|roi)$", re.IGNORECASE)
@@ -33,7 +34,7 @@ class Names:
 def recognise(root: Path, layout: str = "auto") -> Names:
     """The layout of a folder, or its names under the layout that is given.
 
-    Raises InputError where the folder is missing, holds none of the known layouts, or one that no reader exists for.
+    Raises InputError where the folder is missing, holds none of the known layouts, or DICOM files.
     """
     if not root.is_dir():
         raise InputError(root, "no such folder", "a folder of NIfTI volumes")
@@ -43,10 +44,6 @@ def recognise(root: Path, layout: str = "auto") -> Names:
         images, masks = Counter(), Counter()
         for suffix in suffixes(root):
             (masks if MASK.search(suffix) else images)[suffix] += 1
-        if images and name not in LAYOUTS:
-            raise InputError(
-                root, f"layout {name}", f"a layout that has a reader: {', '.join(RECOGNISERS.keys() & set(LAYOUTS))}"
-            )
         if images or layout == name:
             return Names(name, images, masks)
     if layout != "auto":
@@ -64,18 +61,24 @@ def _bids(root: Path) -> Iterator[str]:
 
 
 def _brats(root: Path) -> Iterator[str]:
-    for subject in _folders(root, "BraTS-"):
-        yield from _suffixes(subject, f"{subject.name}-")
+    """Suffixes under our names, whatever the year calls them."""
+    for subject, release in brats_folders(root):
+        ours = {theirs: name for name, theirs in release.suffixes.items()} if release else {}
+        found = _suffixes(subject, f"{subject.name}{release.separator}") if release else ()
+        yield from (ours.get(suffix, suffix) for suffix in found)
 
 
 def _dicom(root: Path) -> Iterator[str]:
-    """The first folder with a file that begins as DICOM does; one is enough to say what this is."""
+    """Nothing, or an InputError that names the series of the first subject: which of them are meant, only their owner knows."""
     for folder, _, files in os.walk(root):
         for file in files[:1]:
             with (Path(folder) / file).open("rb") as stream:
                 if stream.read(132)[128:] == b"DICM":
-                    yield "dicom"
-                    return
+                    subject = root / Path(folder).relative_to(root).parts[0] if Path(folder) != root else root
+                    series = sorted({one.tags[DESCRIPTION] for one in read_slices(subject)})
+                    wanted = "layout dicom with a pattern for each contrast, such as series: {T1w: 't1.*mprage'}"
+                    raise InputError(subject, f"DICOM series {series}", f"NIfTI files, or a cohort of {wanted}")
+    yield from ()
 
 
 # tried in this order; a new layout is one function that yields a suffix for every file that belongs to it
