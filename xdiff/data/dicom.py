@@ -1,6 +1,6 @@
 """One series of classic DICOM files (a slice each) as a volume, its place in the world taken from the slices' own headers.
 
-SimpleITK (GDCM) reads the files one by one: it decodes every transfer syntax and applies the rescale slope of each. How slices
+SimpleITK (GDCM) reads the files one by one: it unpacks compressed slices and applies the rescale slope of each. How slices
 make a volume is decided here: its own series reader goes on with a warning where a slice is missing.
 Geometry: DICOM PS3.3 C.7.6.2.1.1, in LPS mm.
 """
