@@ -112,7 +112,7 @@ def write_volume(path: Path | str, array: np.ndarray, affine: np.ndarray) -> Non
     os.replace(temporary, path)
 
 
-def read_header(path: Path | str) -> Header:
+def read_header(path: Path | str, channels: int = 1) -> Header:
     """What the header of a NIfTI file says, from its first bytes and its length: no voxel is read, none unpacked.
 
     Raises InputError as `read_volume` does, but for what the voxels alone show: NaN, a damaged stream inside a .gz.
@@ -120,9 +120,9 @@ def read_header(path: Path | str) -> Header:
     path = Path(path)
     with _damage_named(path):
         with _stream(path) as stream:
-            header, raw = _header(stream.read(LARGEST_HEADER), path)
+            header, raw = _header(stream.read(LARGEST_HEADER), path, channels)
         _check_length(raw, _unpacked_bytes(path, bytes_expected(raw)), path)
-    stored, shape = np.asarray(header.get_best_affine(), dtype=np.float64), header.get_data_shape()
+    stored, shape = np.asarray(header.get_best_affine(), dtype=np.float64), header.get_data_shape()[:3]
     turn = nib.io_orientation(stored)
     affine = stored @ nib.orientations.inv_ornt_aff(turn, shape)
     shape = tuple(shape[int(np.flatnonzero(turn[:, 0] == axis)[0])] for axis in range(3))

@@ -7,10 +7,12 @@ import re
 import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import yaml
 from conftest import HEAD_AFFINE, REPOSITORY, write_heads, write_tumours
+from dicom_files import write_slice
 from jsonschema import Draft202012Validator
 
 from xdiff.cli import main as xdiff
@@ -139,6 +141,71 @@ def test_brats_and_its_visits(tmp_path: Path) -> None:
     assert (data["layout"], data["subjects"], data["patients"]) == ("brats", 4, 3)
     assert data["problems"] == []
     assert data["config"]["cohorts"]["brats"]["labels"]["values"] == {1: "NCR", 2: "ED", 3: "ET"}
+
+
+# The other layouts ------------------------------------------------------------------------------------------------
+
+
+def brain(i: int) -> np.ndarray:
+    """An ellipsoid of 22 x 26 x 20 voxels with some texture."""
+    grid = np.stack(np.meshgrid(*(np.linspace(-1.3, 1.3, n) for n in (22, 26, 20)), indexing="ij"))
+    noise = np.random.default_rng(i).uniform(200, 400, grid.shape[1:])
+    return np.where((grid**2).sum(axis=0) < 1, noise, 0).astype(np.float32)
+
+
+def write_brats_2020(root: Path) -> None:
+    for i in range(4):
+        name = f"BraTS20_Training_{i:03d}"
+        for suffix in ("t1", "t1ce", "t2", "flair"):
+            write_volume(root / name / f"{name}_{suffix}.nii.gz", brain(i) * (1 + len(suffix) + suffix.count("2")), HEAD_AFFINE)
+        write_volume(root / name / f"{name}_seg.nii.gz", (brain(i) > 300).astype(np.uint8) * 4, HEAD_AFFINE)
+
+
+def write_msd(root: Path) -> None:
+    for i in range(4):
+        for part, array in (("imagesTr", np.stack([brain(i)] * 4, axis=-1)), ("labelsTr", (brain(i) > 300).astype(np.uint8) * 3)):
+            (root / part).mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(array, HEAD_AFFINE), root / part / f"BRATS_{i:03d}.nii.gz")
+
+
+def write_tsv(root: Path) -> None:
+    write_heads(root / "anywhere", 4)
+    names = [(f"p{i}", *(f"anywhere/sub-{i:02d}/anat/sub-{i:02d}_{s}.nii.gz" for s in ("T1w", "T2w"))) for i in range(4)]
+    (root / "subjects.tsv").write_text("\n".join("\t".join(row) for row in [("subject", "T1w", "T2w"), *names]) + "\n")
+
+
+def write_dicom(root: Path) -> None:
+    for i in range(4):
+        for k in range(20):
+            pixels, place = brain(i)[:, :, k].astype(np.int16), root / f"p{i}" / f"{k:03d}.dcm"
+            more = {"spacing": (2, 2), "number": k, "series": f"1.2.{i + 1}", "patient": f"p{i}"}
+            write_slice(place, pixels, (0, 0, 2.0 * k), (1, 0, 0, 0, 1, 0), **more)
+
+
+@pytest.mark.parametrize(
+    ("write", "layout", "contrasts"),
+    [
+        (write_brats_2020, "brats", ["t1c", "t1n", "t2f", "t2w"]),
+        (write_msd, "msd", ["t1c", "t1n", "t2f", "t2w"]),
+        (write_tsv, "tsv", ["T1w", "T2w"]),
+        (write_dicom, "dicom", ["T1_MPRAGE_sag"]),
+    ],
+    ids=["brats2020", "msd", "tsv", "dicom"],
+)
+def test_the_other_layouts_are_told_and_their_entries_work(tmp_path: Path, write, layout: str, contrasts: list[str]) -> None:
+    write(tmp_path / "mine")
+    findings = check(tmp_path / "mine")
+    data = as_data(findings)
+    assert (data["layout"], list(data["images"]), data["patients"], data["problems"]) == (layout, contrasts, 4, [])
+    for image in data["images"].values():
+        (shape,) = image["shapes"]
+        assert (image["subjects"], sorted(shape.split("x"))) == (4, ["20", "22", "26"])
+        assert image["spacings_mm"] == {"2 x 2 x 2": 4}
+        assert image["heads"] == {"skull-stripped": 4}
+    if layout in ("brats", "msd"):
+        assert findings.cohort.labels.values == {1: "NCR", 2: "ED", 3: "ET"}
+        assert set(data["mask_values"]) == {"0", "3"}
+    assert len(use(findings, tmp_path)) == 4
 
 
 # What is wrong ----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,18 @@ import numpy as np
 
 from xdiff.config import Cohort, Labels, SplitRule
 from xdiff.data.check_text import text_of
-from xdiff.data.cohorts import Files, find_subjects
+from xdiff.data.cohorts import find_subjects, read_subject
+from xdiff.data.conventions import MSD_CHANNELS
 from xdiff.data.heads import head_of
-from xdiff.data.recognise import RECOGNISERS, Names, recognise
+from xdiff.data.layouts import Files
+from xdiff.data.overflow import check_overflow
+from xdiff.data.recognise import RECOGNISERS, SAMPLE, Names, recognise
 from xdiff.data.split import SIDES, patient_of, split_by_rule
 from xdiff.errors import InputError
 from xdiff.volumes import Header, Volume, check_same_pose, read_header, read_volume
 
-SAMPLE = 20  # subjects
 FEW_PATIENTS = 100
-MEANINGS = {"brats": {1: "NCR", 2: "ED", 3: "ET"}}
+MEANINGS = dict.fromkeys(("brats", "msd"), {1: "NCR", 2: "ED", 3: "ET"})
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,11 @@ def check(folder: Path, layout: str = "auto", contrasts: Sequence[str] = (), vox
     chosen = tuple(contrasts) or names.contrasts()
     if not chosen:
         raise InputError(folder, f"layout {names.layout} without an image", "NIfTI files of at least one contrast")
-    findings = Findings(folder, Cohort(names.layout, chosen, labels=labels), names)
+    series = {}
+    if names.layout == "dicom":
+        series = {re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_"): f"^{re.escape(text)}$" for text in chosen}
+        chosen = tuple(series)
+    findings = Findings(folder, Cohort(names.layout, chosen, labels=labels, series=series), names)
     _find(findings)
     _read_headers(findings)
     _find_duplicates(findings)
@@ -130,7 +136,9 @@ def _read_headers(findings: Findings) -> None:
             try:
                 if not path.exists():
                     raise InputError(path, "no such file", f"contrast {contrast} of {files.subject}")
-                read[contrast] = read_header(path)
+                if path.is_dir():
+                    continue  # DICOM: what there is to know takes as long as reading the subject
+                read[contrast] = read_header(path, len(MSD_CHANNELS) if contrast in files.channels else 1)
                 if len(read) > 1:
                     check_same_pose(read[contrast], next(iter(read.values())))
             except InputError as error:
@@ -141,9 +149,9 @@ def _find_duplicates(findings: Findings) -> None:
     """Files of the same bytes under two names. Told first by length and checksum (.gz) or a piece (.nii), then by all bytes."""
     alike: dict[tuple, list[tuple[str, Path]]] = defaultdict(list)
     for files in findings.subjects:
-        for contrast, header in findings.headers[files.subject].items():
-            if contrast != "mask":  # empty masks are alike
-                alike[_glance(header.path)].append((files.subject, header.path))
+        headers = findings.headers[files.subject].items()
+        for path in {header.path: None for contrast, header in headers if contrast != "mask"}:  # empty masks are alike
+            alike[_glance(path)].append((files.subject, path))
     for group in alike.values():
         if len(group) == 1:
             continue
@@ -163,21 +171,39 @@ def _glance(path: Path) -> tuple:
 
 def _read_voxels(findings: Findings, most: int) -> None:
     """Subjects spread evenly over the list; those whose headers are bad already have their problem."""
-    good = [files for files in findings.subjects if len(findings.headers[files.subject]) == len(list(_files(files)))]
+    bad = {problem.subject for problem in findings.problems if problem.stops}
+    good = [files for files in findings.subjects if files.subject not in bad]
     at = np.unique(np.linspace(0, len(good) - 1, min(most, len(good))).round().astype(int)) if good else []
     findings.sampled = len(at)
     for files in (good[i] for i in at):
-        for contrast, path in _files(files):
-            try:
-                volume = read_volume(path)
-                findings.voxels.append(_mask(files, volume) if contrast == "mask" else _image(files, contrast, volume))
-            except InputError as error:
-                findings.note(files.subject, error)
+        try:
+            for contrast, volume in _volumes(files, findings.cohort):
+                seen = _mask(files, volume) if contrast == "mask" else _image(files, contrast, volume)
+                findings.voxels.append(seen)
+                if contrast not in findings.headers[files.subject]:
+                    header = Header(volume.path, volume.shape, volume.affine, "", "")
+                    findings.headers[files.subject][contrast] = header
+        except InputError as error:
+            findings.note(files.subject, error)
+
+
+def _volumes(files: Files, cohort: Cohort) -> Iterator[tuple[str, Volume]]:
+    """One volume after the other, as the pipeline reads them."""
+    if cohort.layout in ("msd", "dicom"):
+        subject = read_subject(replace(files, labels=None), replace(cohort, labels=None, foreground="all"))
+        for (contrast, path), image in zip(files.images.items(), subject.images, strict=True):
+            yield contrast, Volume(image, subject.affine, path)
+    else:
+        for contrast, path in files.images.items():
+            yield contrast, read_volume(path)
+    if files.labels is not None:
+        yield "mask", read_volume(files.labels)
 
 
 def _image(files: Files, contrast: str, volume: Volume) -> Voxels:
     if not volume.array.any() or volume.array.max() <= 0:
         raise InputError(volume.path, "no positive voxel", "an image with positive intensities (or `norm: none`)")
+    check_overflow(volume)
     head = head_of(volume.array, volume.spacing_mm)
     return Voxels(files.subject, contrast, float(volume.array.min()), float(volume.array.max()), head.whole, head.reason)
 
@@ -186,8 +212,13 @@ def _mask(files: Files, volume: Volume) -> Voxels:
     values = np.unique(volume.array)
     if values.min() < 0 or values.max() > 255 or (values != np.round(values)).any():
         raise InputError(volume.path, f"mask values {values[:5].tolist()}", "whole numbers from 0 to 255")
-    ours = tuple(files.label_map.get(int(value), int(value)) for value in values)
-    return Voxels(files.subject, "mask", float(values[0]), float(values[-1]), values=ours)
+    return Voxels(
+        files.subject,
+        "mask",
+        float(values[0]),
+        float(values[-1]),
+        values=tuple(files.label_map.get(int(v), int(v)) for v in values),
+    )
 
 
 def _settle(findings: Findings) -> None:
@@ -259,8 +290,8 @@ def _of_contrast(findings: Findings, contrast: str) -> dict[str, Any]:
         "subjects": len(headers),
         "shapes": _counts("x".join(map(str, header.shape)) for header in headers),
         "spacings_mm": _counts(" x ".join(f"{size:.4g}" for size in header.spacing_mm) for header in headers),
-        "orientations": _counts(header.orientation for header in headers),
-        "dtypes": _counts(header.dtype for header in headers),
+        "orientations": _counts(header.orientation for header in headers if header.orientation),
+        "dtypes": _counts(header.dtype for header in headers if header.dtype),
         "intensities": [min(v.low for v in seen), max(v.high for v in seen)] if seen else None,
         "heads": _counts("whole head" if voxels.whole else "skull-stripped" for voxels in seen),
         "why": seen[0].reason if seen else "",
@@ -279,6 +310,8 @@ def _config(findings: Findings) -> dict[str, Any]:
     entry: dict[str, Any] = {"layout": cohort.layout, "contrasts": list(cohort.contrasts), "foreground": cohort.foreground}
     if name != findings.folder.name:
         entry["root"] = findings.folder.name
+    if cohort.series:
+        entry["series"] = dict(cohort.series)
     if cohort.labels:
         entry["labels"] = {"suffix": cohort.labels.suffix, "values": cohort.labels.values, "optional": cohort.labels.optional}
     if cohort.split.n_test:

@@ -34,9 +34,9 @@ def _image(name: str, data: dict[str, Any]) -> str:
         f"{name}: {image['subjects']} of {data['subjects']}",
         f"  shape        {_counted(image['shapes'])}",
         f"  spacing mm   {_counted(image['spacings_mm'])}",
-        f"  orientation  {_counted(image['orientations'])}",
-        f"  dtype        {_counted(image['dtypes'])}",
     ]
+    if image["dtypes"]:
+        lines += [f"  orientation  {_counted(image['orientations'])}", f"  dtype        {_counted(image['dtypes'])}"]
     if image["intensities"]:
         low, high = image["intensities"]
         lines.append(f"  intensity    {low:g} to {high:g}")

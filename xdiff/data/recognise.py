@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections import Counter
@@ -9,11 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xdiff.data.dicom import DESCRIPTION, read_slices
-from xdiff.data.layouts import brats_folders
+from xdiff.data.conventions import CONTRASTS, release_of
+from xdiff.data.dicom import DESCRIPTION, files_below, read_slices
+from xdiff.data.layouts import FINDERS, GRADES, TABLE
 from xdiff.errors import InputError
 
 MASK = re.compile(r"(^|[_-])(mask|seg|dseg|label|labels|lesion|roi)$", re.IGNORECASE)
+SAMPLE = 20  # subjects
 NIFTI = re.compile(r"\.nii(\.gz)?$")
 
 
@@ -34,7 +37,7 @@ class Names:
 def recognise(root: Path, layout: str = "auto") -> Names:
     """The layout of a folder, or its names under the layout that is given.
 
-    Raises InputError where the folder is missing, holds none of the known layouts, or DICOM files.
+    Raises InputError where the folder is missing or holds none of the known layouts.
     """
     if not root.is_dir():
         raise InputError(root, "no such folder", "a folder of NIfTI volumes")
@@ -49,7 +52,7 @@ def recognise(root: Path, layout: str = "auto") -> Names:
     if layout != "auto":
         raise InputError("--layout", repr(layout), f"auto or one of {', '.join(RECOGNISERS)}")
     raise InputError(
-        root, f"no layout that is known ({_seen(root)})", "sub-*/anat/sub-*_T1w.nii.gz (BIDS) or BraTS-*/BraTS-*-t1n.nii.gz"
+        root, f"no layout that is known ({_seen(root)})", "; ".join(f"{n}: {FINDERS[n].wanted}" for n in RECOGNISERS)
     )
 
 
@@ -61,33 +64,61 @@ def _bids(root: Path) -> Iterator[str]:
 
 
 def _brats(root: Path) -> Iterator[str]:
-    """Suffixes under our names, whatever the year calls them."""
-    for subject, release in brats_folders(root):
-        ours = {theirs: name for name, theirs in release.suffixes.items()} if release else {}
-        found = _suffixes(subject, f"{subject.name}{release.separator}") if release else ()
-        yield from (ours.get(suffix, suffix) for suffix in found)
+    """Contrasts under our names, whatever the year calls them."""
+    for folder in (folder for grade in GRADES for folder in _folders(root / grade, "BraTS", "Brats")):
+        release = release_of(folder.name)
+        if release is not None:
+            ours = {theirs: name for name, theirs in release.suffixes.items()}
+            suffixes = _suffixes(folder, f"{folder.name}{release.separator}")
+            yield from (ours.get(suffix, suffix) for suffix in suffixes if suffix in ours or MASK.search(suffix))
+
+
+def _msd(root: Path) -> Iterator[str]:
+    for part in ("imagesTr", "imagesTs", "labelsTr"):
+        for _ in _suffixes(root / part, ""):
+            yield from ["label"] if part == "labelsTr" else CONTRASTS
+
+
+def _tsv(root: Path) -> Iterator[str]:
+    """Columns of paths to NIfTI files."""
+    if (root / TABLE).is_file():
+        with (root / TABLE).open(newline="", encoding="utf-8-sig") as handle:
+            for row in csv.DictReader(handle, delimiter="\t"):
+                yield from (name for name, cell in row.items() if name and NIFTI.search((cell or "").strip()))
 
 
 def _dicom(root: Path) -> Iterator[str]:
-    """Nothing, or an InputError that names the series of the first subject: which of them are meant, only their owner knows."""
-    for folder, _, files in os.walk(root):
-        for file in files[:1]:
-            with (Path(folder) / file).open("rb") as stream:
-                if stream.read(132)[128:] == b"DICM":
-                    subject = root / Path(folder).relative_to(root).parts[0] if Path(folder) != root else root
-                    series = sorted({one.tags[DESCRIPTION] for one in read_slices(subject)})
-                    wanted = "layout dicom with a pattern for each contrast, such as series: {T1w: 't1.*mprage'}"
-                    raise InputError(subject, f"DICOM series {series}", f"NIfTI files, or a cohort of {wanted}")
-    yield from ()
+    """SeriesDescriptions in the folders of SAMPLE subjects at most, spread evenly: every file has to be opened for them."""
+    folders = [folder for folder in _folders(root, "") if _is_dicom(next(iter(files_below(folder)), None))]
+    for folder in folders[:: max(1, len(folders) // SAMPLE)]:
+        try:
+            yield from sorted({one.tags[DESCRIPTION] for one in read_slices(folder)} - {""})
+        except InputError:
+            continue  # found again, and named, when the subject is read
+
+
+def _is_dicom(path: Path | None) -> bool:
+    if path is None:
+        return False
+    with path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
 
 
 # tried in this order; a new layout is one function that yields a suffix for every file that belongs to it
-RECOGNISERS: dict[str, Callable[[Path], Iterator[str]]] = {"bids": _bids, "brats": _brats, "dicom": _dicom}
+RECOGNISERS: dict[str, Callable[[Path], Iterator[str]]] = {
+    "bids": _bids,
+    "brats": _brats,
+    "msd": _msd,
+    "tsv": _tsv,
+    "dicom": _dicom,
+}
 
 
-def _folders(root: Path, start: str) -> Sequence[Path]:
+def _folders(root: Path, *starts: str) -> Sequence[Path]:
+    if not root.is_dir():
+        return []
     with os.scandir(root) as entries:
-        return sorted(Path(entry.path) for entry in entries if entry.name.startswith(start) and entry.is_dir())
+        return sorted(Path(entry.path) for entry in entries if entry.name.startswith(starts) and entry.is_dir())
 
 
 def _suffixes(folder: Path, stem: str) -> Iterator[str]:
