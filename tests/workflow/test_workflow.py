@@ -202,5 +202,5 @@ def test_one_changed_method_trains_and_samples_only_itself(smoke: Path, tmp_path
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("methods: {xdiff: {params: {steps: 5}}}\n")
     counts = job_counts(snakemake(smoke, *SMOKE, overlay, "--dry-run", "--", "all").stdout)
-    assert counts["train"] == 1 and counts["sample"] == counts["evaluate"] == 2
+    assert counts["train"] == 1 and counts["sample"] == counts["evaluate"] == 3  # slices, steps, swap
     assert not set(counts) & {"generate", "split", "preprocess"}
