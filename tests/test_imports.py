@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A module may import those before it, never those after it. A package counts as one.
 ORDER = (
-    *("errors", "budget", "ledger", "config", "volumes", "planes", "rotations", "seen", "stacks", "observation", "checkpoint"),
+    *("errors", "budget", "ledger", "config", "nifti_fields", "volumes"),
+    *("planes", "rotations", "seen", "stacks", "observation", "checkpoint"),
     *(
         "kriging",
         "gaussian",
@@ -31,7 +32,7 @@ ORDER = (
     *("train", "sample", "stats", "metrics", "segment", "trust"),
     *("markup", "layout", "posterior_checks", "ablation", "tumours", "drawing", "panel", "captions", "step_sweep"),
     *("training_curves", "tumour_figures", "tumour_panel"),
-    *("quality_vs_seconds", "ablation_figure", "tables", "figures", "report", "reference"),
+    *("quality_vs_seconds", "ablation_figure", "tables", "figures", "data_page", "report", "reference"),
     *("clocks", "sizes", "timing", "official_networks", "official", "bench", "unit_costs", "forecast", "plan", "cli"),
 )
 SOURCES = sorted((ROOT / "xdiff").rglob("*.py"))
@@ -95,6 +96,7 @@ LIGHT = [
     "tables",
     "figures",
     "ablation",
+    "data_page",
     "report",
     "stats",
     "layout",

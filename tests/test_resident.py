@@ -10,6 +10,8 @@ import torch
 from cases import THIN, core_of, make_draws
 from conftest import Prepared
 
+from xdiff import resident as module
+from xdiff.data.split import rank
 from xdiff.observation import observe
 from xdiff.planes import Plane
 from xdiff.resident import Volumes, observe_on, read
@@ -43,6 +45,17 @@ def test_a_volume_that_is_not_kept_is_read(heads: Prepared) -> None:
     volumes = Volumes(heads.store, [first], CPU, resident=True)
     assert torch.equal(volumes(other)[0], read(heads.store, other)[0])
     assert not torch.equal(volumes(first)[0], read(heads.store, first)[0])
+
+
+def test_no_more_is_kept_than_the_device_is_asked_for(heads: Prepared, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """Room for two volumes and a half: the two of the lowest ranks, whatever the order of subjects."""
+    subjects, store = heads.split.side("train"), heads.store
+    one_mib = 3 * np.prod(store.shape) / 2**20  # two contrasts and the foreground
+    monkeypatch.setattr(module, "RESIDENT_MIB", 2.5 * one_mib)
+    volumes = Volumes(store, subjects[::-1], CPU, resident=True)
+    exact = {s for s in subjects if torch.equal(volumes(s)[0], read(store, s)[0])}
+    assert exact == set(sorted(subjects, key=lambda s: rank(0, s))[2:]) and len(exact) == 3
+    assert "resident: 2 of 5 volumes" in capsys.readouterr().out
 
 
 def test_negative_values_are_kept_too() -> None:

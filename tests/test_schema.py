@@ -24,6 +24,8 @@ NODES = {
     Config: SCHEMA,
     xcfg.Cohort: SCHEMA["$defs"]["cohort"],
     xcfg.Labels: SCHEMA["$defs"]["cohort"]["properties"]["labels"],
+    xcfg.Download: SCHEMA["$defs"]["download"],
+    xcfg.Remote: SCHEMA["$defs"]["download"]["properties"]["parts"]["items"],
     xcfg.SplitRule: SCHEMA["$defs"]["cohort"]["properties"]["split"],
     xcfg.Grid: SCHEMA["$defs"]["grid"],
     xcfg.MethodEntry: SCHEMA["$defs"]["method"],
@@ -87,7 +89,7 @@ def test_types_agree(cls: type) -> None:
         if typing.get_origin(hint) is tuple:
             assert node["type"] == "array", name
             item = resolved(node["items"])
-            kind = JSON_TYPES[typing.get_args(hint)[0]]
+            kind = JSON_TYPES.get(typing.get_args(hint)[0], "object")
             assert item.get("type", "string") == kind, name
         elif hint in JSON_TYPES:
             assert node.get("type", "string") == JSON_TYPES[hint], name
@@ -110,8 +112,9 @@ def test_choices_agree() -> None:
             many = node.get("type") == "array"
             allowed = (node["items"] if many else node).get("enum")
             for value in allowed or []:
-                number = {"K": [0]} if value in xcfg.OWN_NUMBER else {}
-                from_dict(classes[kind], {**sample, **number, name: [value] if many else value})
+                more = {"K": [0]} if value in xcfg.OWN_NUMBER else {}
+                more |= {"series": {"T1w": "t1"}} if value == "dicom" else {}
+                from_dict(classes[kind], {**sample, **more, name: [value] if many else value})
                 checked += 1
             if allowed:
                 with pytest.raises(InputError):

@@ -14,7 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xdiff.errors import InputError
-from xdiff.volumes import check_same_pose, read_labels, read_volume, spacing_of, write_volume
+from xdiff.volumes import (
+    canonical,
+    check_same_pose,
+    read_channels,
+    read_header,
+    read_labels,
+    read_volume,
+    spacing_of,
+    write_volume,
+)
 
 PIXDIM_OFFSET = 76  # byte of pixdim[0] in a NIfTI-1 header; pixdim[1..3] are the spacing
 RNG = np.random.default_rng(5)
@@ -74,7 +83,9 @@ def test_every_voxel_keeps_its_world_position(tmp_path_factory, codes: str, tilt
     stored = nib.Nifti1Image(array, canonical).as_reoriented(turn)
     path = tmp_path_factory.mktemp("world") / "a.nii"
     nib.save(stored, path)
-    volume = read_volume(path)
+    volume, header = read_volume(path), read_header(path)
+    assert (header.shape, header.orientation) == (volume.shape, codes)
+    np.testing.assert_allclose(header.affine, volume.affine, atol=1e-6)
     voxels = np.argwhere(np.ones(volume.array.shape, dtype=bool))
     stored_voxels = np.argwhere(np.ones(stored.shape, dtype=bool))
     world = nib.affines.apply_affine(volume.affine, voxels)[np.argsort(volume.array.ravel())]
@@ -211,7 +222,6 @@ def test_colour_image(tmp_path: Path) -> None:
     refused(save(tmp_path / "a.nii", rgb), "corrupt|RGB|colour", "voxels|numbers")
 
 
-@pytest.mark.filterwarnings("ignore:invalid value encountered in dot:RuntimeWarning")  # nibabel's, on infinite spacing
 @pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.parametrize("sform", [False, True])
 @pytest.mark.parametrize(("spacing", "shown"), [(0.0, "0.0"), (-2.0, "-2.0"), (np.nan, "nan"), (np.inf, "inf")])
@@ -225,6 +235,60 @@ def test_bad_spacing(tmp_path: Path, spacing: float, shown: str, sform: bool, zi
     path = tmp_path / ("a.nii.gz" if zipped else "a.nii")
     path.write_bytes(gzip.compress(bytes(data)) if zipped else bytes(data))
     refused(path, rf"voxel spacing \[1\.0, {shown}, 3\.0\] mm", "positive, finite spacing")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "found", "expected"),
+    [
+        (72, struct.pack("<h", 16), "bitpix 16", "32 as its datatype 16"),
+        (70, struct.pack("<2h", 32, 64), "datatype 32 .colour, complex", "real numbers"),
+        (108, struct.pack("<f", 0.0), "vox_offset 0", "at least 352"),
+        (108, struct.pack("<f", 352.5), "vox_offset 352.5", "whole number"),
+        (112, struct.pack("<2f", np.inf, 0), "scl_slope inf", "finite"),
+        (112, struct.pack("<2f", 1, np.nan), "scl_slope 1.0, scl_inter nan", "finite"),
+        (112, struct.pack("<2f", 3e38, 3e38), "infinite voxels", "finite voxels only"),
+        (123, b"\x03", "spatial unit micrometres", "mm"),
+        (252, struct.pack("<2h", 0, 0), "neither an sform nor a qform", "one pose"),
+        (252, struct.pack("<2h", 0, 77), "sform_code 77", "0 to 5"),
+        (256, struct.pack("<3f", 0.9, 0.9, 0.0), "quaternion", "a rotation"),
+        (76, struct.pack("<f", 7.0), "qfac", "1 or -1"),
+        (268, struct.pack("<f", 2e4), "begins at .20000.0", "within 10000 mm"),
+        (80, struct.pack("<3f", 500, 500, 500), "voxel spacing", "between 0.01 and 100 mm"),
+        (42, struct.pack("<3h", 4, 4, 3), "bytes after the .4, 4, 3. voxels", "ends with its voxels"),
+        (42, struct.pack("<3h", 4, 4, 5), "truncated", r"\(4, 4, 5\) voxels"),
+    ],
+)
+def test_a_header_that_contradicts_itself_is_not_mended(
+    tmp_path: Path, place: int, value: bytes, found: str, expected: str
+) -> None:
+    image = nib.Nifti1Image(np.ones((4, 4, 4), dtype=np.float32), affine_of())
+    image.set_qform(affine_of(), code=1)
+    data = bytearray(image.to_bytes())
+    data[place : place + len(value)] = value
+    (tmp_path / "a.nii").write_bytes(data)
+    refused(tmp_path / "a.nii", found, expected)
+    if "infinite" not in found:
+        refused(tmp_path / "a.nii", found, expected, read_header)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_header_is_read_without_its_voxels(tmp_path: Path, kind: type, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    nib.save(kind(np.full((4, 5, 6), np.nan, dtype=np.float32), np.diag([-1.0, -2.0, 3.0, 1.0])), path)
+    header = read_header(path)
+    assert (header.shape, header.dtype, header.orientation) == ((4, 5, 6), "float32", "LPS")
+    np.testing.assert_allclose(header.affine, [[1, 0, 0, -3], [0, 2, 0, -8], [0, 0, 3, 0], [0, 0, 0, 1]])
+    np.testing.assert_allclose(header.spacing_mm, [1, 2, 3])
+    refused(path, "120 NaN", "finite")
+
+
+def test_a_gz_of_two_members_has_the_length_of_both(tmp_path: Path) -> None:
+    """bgzip writes many; the last four bytes of the file then are the length of the last one alone."""
+    data = nib.Nifti1Image(RNG.standard_normal((5, 6, 7)), affine_of()).to_bytes()
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(gzip.compress(data[:800]) + gzip.compress(data[800:]))
+    assert read_header(path).shape == read_volume(path).array.shape == (5, 6, 7)
 
 
 def test_spacing_that_contradicts_the_affine(tmp_path: Path) -> None:
@@ -327,3 +391,46 @@ def test_contrasts_on_different_voxels(tmp_path: Path, image) -> None:
     with pytest.raises(InputError, match=r"t1c\.nii\.gz: found shape \(6, 7, 9\), expected \(6, 7, 8\) as image\.nii\.gz"):
         check_same_pose(larger, image)
     check_same_pose(image, image)
+
+
+# Channels, and arrays from elsewhere ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_every_channel_is_read_as_a_file_of_its_own_would_be(tmp_path: Path, kind: type) -> None:
+    array = RNG.standard_normal((4, 5, 6, 3)).astype(np.float32)
+    affine = np.diag([-1.0, 2.0, -3.0, 1.0])
+    nib.save(kind(array, affine), tmp_path / "all.nii.gz")
+    for i, volume in enumerate(read_channels(tmp_path / "all.nii.gz", 3)):
+        alone = read_volume(save(tmp_path / f"{i}.nii.gz", array[..., i], affine))
+        np.testing.assert_array_equal(volume.array, alone.array)
+        np.testing.assert_allclose(volume.affine, alone.affine, atol=1e-5)
+        assert volume.array.flags["C_CONTIGUOUS"] and volume.path == tmp_path / "all.nii.gz"
+
+
+OTHERS = {(4, 5, 6): r"3 dimensions \(4, 5, 6\)", (4, 5, 6, 2): r"4 dimensions \(4, 5, 6, 2\)", (4, 1, 6, 3): "shape"}
+
+
+@pytest.mark.parametrize(("shape", "found"), OTHERS.items())
+def test_a_file_of_other_channels(tmp_path: Path, shape: tuple[int, ...], found: str) -> None:
+    path = save(tmp_path / "a.nii.gz", np.ones(shape, np.float32))
+    refused(path, found, "3 channels|at least 2 voxels", lambda path: read_channels(path, 3))
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_channels_that_end_early_or_late_or_are_no_numbers(tmp_path: Path, name: str) -> None:
+    array = RNG.standard_normal((4, 5, 6, 3)).astype(np.float32)
+    path = save(tmp_path / name, array)
+    good = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    for data, found in ((good[:-480], r"480 bytes missing"), (good + b"\0" * 8, r"bytes after the \(4, 5, 6, 3\) voxels")):
+        path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+        refused(path, found, "voxels", lambda path: read_channels(path, 3))
+    array[1, 2, 3, 2] = np.nan
+    refused(save(path, array), "1 NaN", "finite", lambda path: read_channels(path, 3))
+
+
+def test_an_array_from_elsewhere_is_turned_as_a_file_would_be(tmp_path: Path) -> None:
+    array, affine = RNG.standard_normal((4, 5, 6)).astype(np.float32), affine_of()[[2, 0, 1, 3]] * [[-1], [1], [-1], [1]]
+    volume, expected = canonical(array, affine, tmp_path), read_volume(save(tmp_path / "a.nii", array, affine))
+    np.testing.assert_array_equal(volume.array, expected.array)
+    np.testing.assert_allclose(volume.affine, expected.affine, atol=1e-5)

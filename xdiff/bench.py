@@ -39,10 +39,13 @@ from xdiff.config import (
     raw_folder,
     segment_jobs,
     segment_json,
+    source_folder,
 )
 from xdiff.data.__main__ import generate, split
 from xdiff.data.joint import open_data
+from xdiff.data.overlap import warn_of_overlaps
 from xdiff.data.preprocess import preprocess
+from xdiff.data.skull_strip import skull_strip
 from xdiff.data.split import read_split
 from xdiff.data.store import Store
 from xdiff.errors import InputError, ManyInputErrors
@@ -134,6 +137,9 @@ def _split_tasks(config: Config, cohort: str, out: Path, data_root: Path | None)
     if entry.layout in EMBEDDED:
         call = partial(generate, entry, raw)
         yield Task(f"generate {cohort}", call, f"generate/{cohort}", (raw,), _settings(config, (cohort,)))
+    if entry.skull_strip:
+        call = partial(skull_strip, entry, source_folder(config, cohort, data_root), raw)
+        yield Task(f"skull_strip {cohort}", call, f"skull_strip/{cohort}", (raw,), _settings(config, (cohort,)))
     path = out / "data" / cohort / "split.tsv"
     file = REPOSITORY / entry.split.file if entry.split.file else None
     yield Task(f"split {cohort}", partial(split, entry, raw, path, file), f"split/{cohort}", (path,))
@@ -327,7 +333,9 @@ def main(argv: list[str] | None = None) -> None:
     elif args.timing:
         finished = _timing(load_config([args.config, *args.preset]), args)
     else:
-        finished = run(load_config([args.config, *args.preset]), args.out, args.data_root, args.budget)
+        config = load_config([args.config, *args.preset])
+        warn_of_overlaps(config)
+        finished = run(config, args.out, args.data_root, args.budget)
     if not finished:
         sys.exit(UNFINISHED)
 

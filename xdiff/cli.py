@@ -9,7 +9,8 @@ from xdiff import __version__
 from xdiff.errors import InputError, ManyInputErrors
 
 VERBS = {
-    "data": ("xdiff.data.__main__", "generate an embedded cohort, split by patient, put volumes on a grid"),
+    "data": ("xdiff.data.__main__", "generate or download a cohort, split by patient, put volumes on a grid"),
+    "check": ("xdiff.data.check", "say what a folder of volumes holds, before anything is run"),
     "train": ("xdiff.train", "train one method on one preprocessed cohort"),
     "sample": ("xdiff.sample", "reconstruct the test subjects at every point of a sweep"),
     "metrics": ("xdiff.metrics.__main__", "score reconstructions, collect scores, cut panels"),
@@ -17,6 +18,7 @@ VERBS = {
     "tables": ("xdiff.tables", "tables from the collected scores"),
     "ablation": ("xdiff.ablation", "table of the ablations alone, from the collected scores"),
     "figures": ("xdiff.figures", "figures from the collected scores"),
+    "data_page": ("xdiff.data_page", "montage, intensities, sources and split of a preprocessed cohort, for the report"),
     "report": ("xdiff.report", "one offline page; the ledger of seconds per stage"),
     "reference": ("xdiff.reference", "keep a finished run's table, figures and provenance under results/reference"),
     "bench": ("xdiff.bench", "run a preset's train, sample and metrics grid in one process, without Snakemake"),

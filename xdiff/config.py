@@ -22,10 +22,12 @@ from typing import Any, NamedTuple
 from xdiff.errors import InputError
 
 EMBEDDED = ("phantom-brain", "gaussian-field")  # made by the workflow itself, nothing to download
-LAYOUTS = ("bids", "brats", *EMBEDDED)
+LAYOUTS = ("bids", "brats", "msd", "tsv", "dicom", *EMBEDDED)
 POLICIES = ("uniform", "centre", "random", "tumour", "off_tumour", "orthogonal", "tilted", "every_fifth", "swap")
 OWN_NUMBER = ("every_fifth",)  # policies that give as many sections as the head has room for: their K is 0
 TIERS = ("cpu", "gpu", "full")
+SKULL_STRIP = ("hd-bet", "deepbet")
+ROUTES = ("http", "s3", "synapse")
 JOIN = "+"
 FOLD = ".fold"  # `NAME.fold1`, `NAME.fold2`: cohorts with the same files whose test sides come together as NAME
 
@@ -47,7 +49,10 @@ class Only:
 
 @dataclass(frozen=True)
 class Labels:
-    """Label maps beside the images: the file's suffix and the meaning of each value (0 is background)."""
+    """Label maps beside the images: the file's suffix and the meaning of each value (0 is background).
+
+    suffix: in a table of paths its column; for layout msd, whose label maps are in labelsTr, of no consequence.
+    """
 
     suffix: str
     values: dict[int, str]
@@ -67,27 +72,94 @@ class SplitRule:
 
 
 @dataclass(frozen=True)
+class Remote:
+    """One thing to fetch: an archive's address, or SERVER/BUCKET/PREFIX of an open S3 bucket, or an archive's Synapse id.
+
+    size_mb: about how much is transferred, for the check of free space; 0 where it is not known before.
+    """
+
+    url: str
+    md5: str = ""
+    size_mb: int = 0
+
+
+@dataclass(frozen=True)
+class Download:
+    """The public route to the raw files of a cohort (xdiff/data/download.py).
+
+    place: regular expressions over names in the archive or bucket -> paths below the cohort's folder (\\1 is a group); the first
+    that fits a whole name counts, a name that none fits is left out; empty keeps all names. expect: pattern of files -> how many.
+    token_variable: the environment variable with the credentials of a gated set, given on application (apply_at, by_hand).
+    """
+
+    kind: str
+    parts: tuple[Remote, ...]
+    licence: str
+    citation: str
+    place: dict[str, str] = field(default_factory=dict)
+    expect: dict[str, int] = field(default_factory=dict)
+    token_variable: str = ""
+    apply_at: str = ""
+    by_hand: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        _one_of("download.kind", self.kind, ROUTES)
+        if not self.parts:
+            raise InputError("cohorts.*.download.parts", "an empty list", "at least one address")
+        if self.token_variable and not (self.apply_at and self.by_hand):
+            raise InputError("cohorts.*.download", f"token_variable {self.token_variable}", "apply_at and by_hand beside it")
+        if self.kind == "synapse" and not self.token_variable:
+            raise InputError(
+                "cohorts.*.download", "no token_variable", "the environment variable with the access token for Synapse"
+            )
+        for pattern in self.place:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise InputError("cohorts.*.download.place", f"{pattern!r} ({error})", "a regular expression") from error
+
+
+@dataclass(frozen=True)
 class Cohort:
-    """Where the volumes of one cohort are and how they are to be read."""
+    """Where the volumes of one cohort are and how they are to be read.
+
+    series: layout dicom, contrast -> regular expression that the SeriesDescription of one series is found by.
+    """
 
     layout: str
     contrasts: tuple[str, ...]
     root: str = ""
     source: str = ""
     labels: Labels | None = None
+    series: dict[str, str] = field(default_factory=dict)
     foreground: str = "nonzero"
+    skull_strip: str = ""
     norm: str = "p99.5"
     split: SplitRule = field(default_factory=SplitRule)
     exclude: tuple[str, ...] = ()
     generate: dict[str, Any] = field(default_factory=dict)
+    download: Download | None = None
     only: Only = field(default_factory=Only)
 
     def __post_init__(self) -> None:
         _one_of("layout", self.layout, LAYOUTS)
         _one_of("norm", self.norm, ("p99.5", "none"))
         _one_of("foreground", self.foreground, ("nonzero", "otsu", "all"))
+        _one_of("skull_strip", self.skull_strip, ("", *SKULL_STRIP))
+        if self.skull_strip and (self.foreground != "nonzero" or self.layout in EMBEDDED):
+            found = f"{self.skull_strip} with layout {self.layout} and foreground {self.foreground}"
+            raise InputError("cohorts.*.skull_strip", found, "real volumes, and the nonzero foreground that stripping leaves")
         if not self.contrasts:
             raise InputError("cohorts.*.contrasts", "an empty list", "at least one contrast")
+        wanted = set(self.contrasts) if self.layout == "dicom" else set()
+        if set(self.series) != wanted:
+            raise InputError("cohorts.*.series", list(self.series), f"{sorted(wanted)} (a pattern per contrast; layout dicom)")
+        for contrast, pattern in self.series.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise InputError(f"cohorts.*.series.{contrast}", f"{pattern!r} ({error})", "a regular expression") from error
 
 
 @dataclass(frozen=True)
@@ -200,6 +272,12 @@ class Run:
     trained_on: tuple[str, ...] = ("self",)
     segmented: tuple[str, ...] = ()
     shards: int = 1
+    data_shards: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("shards", "data_shards"):
+            if getattr(self, name) < 1:
+                raise InputError(f"run.{name}", getattr(self, name), "1 or more jobs")
 
 
 @dataclass(frozen=True)
@@ -229,9 +307,22 @@ class Config:
                 _one_of("run.trained_on", part, tuple(self.cohorts) if len(parts) > 1 else ("self", *self.cohorts))
             if len(set(parts)) < len(parts):
                 raise InputError("run.trained_on", repr(name), "each cohort once")
+        _check_heads(self)
         for cohort, sweep in sorted({(job.cohort, job.sweep) for job in jobs(self)}):
             for value in self.sweeps[sweep].contrasts_given:
                 given_contrasts(value, self.cohorts[cohort].contrasts, f"sweeps.{sweep}.contrasts_given, cohort {cohort}")
+
+
+def _check_heads(config: Config) -> None:
+    """A model of skull-stripped volumes has never seen a skull: it is not asked for whole heads."""
+    for job in jobs(config):
+        for part in parts_of(job.trained_on):
+            if config.cohorts[part].foreground == "nonzero" and config.cohorts[job.cohort].foreground == "otsu":
+                raise InputError(
+                    f"run.trained_on: {part}",
+                    f"a model of skull-stripped volumes for cohort {job.cohort} of whole heads (foreground: otsu)",
+                    f"`skull_strip` for {job.cohort}, training on whole heads, or `only`, which keeps the two apart",
+                )
 
 
 class Job(NamedTuple):
@@ -293,10 +384,16 @@ def given_contrasts(value: str, contrasts: Sequence[str], where: str = "contrast
 
 
 def raw_folder(config: Config, cohort: str, results: Path, data_root: Path | None = None) -> Path:
-    """Folder of a raw cohort: made by us below `results`, else below data_root (argument, config, XDIFF_DATA_ROOT, `data`)."""
+    """Folder that a cohort is read from: below `results` where it is made or stripped by us, else the user's own."""
     entry = config.cohorts[cohort]
-    if entry.layout in EMBEDDED:
+    if entry.layout in EMBEDDED or entry.skull_strip:
         return results / "raw" / cohort
+    return source_folder(config, cohort, data_root)
+
+
+def source_folder(config: Config, cohort: str, data_root: Path | None = None) -> Path:
+    """Folder of the user's own files, below data_root (argument, config, XDIFF_DATA_ROOT, `data`); nothing is written there."""
+    entry = config.cohorts[cohort]
     return (data_root or Path(config.data_root or os.environ.get("XDIFF_DATA_ROOT", "data"))) / (entry.root or cohort)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xdiff.bench import REPOSITORY, Step, steps
-from xdiff.config import EMBEDDED, Config, Job, MethodEntry, parts_of, raw_folder
+from xdiff.config import EMBEDDED, Config, Job, MethodEntry, parts_of, source_folder
 from xdiff.data.cohorts import find_subjects
 from xdiff.data.gaussian_field import field_names
 from xdiff.data.joint import join_splits
@@ -297,7 +297,7 @@ def planned_split(config: Config, cohort: str, data_root: Path | None = None) ->
     if entry.layout in EMBEDDED:
         names = [name for name in _embedded_names(cohort, entry.layout, entry.generate) if name not in entry.exclude]
         return split_by_rule(names, entry.split)
-    root = raw_folder(config, cohort, Path("results"), data_root)
+    root = source_folder(config, cohort, data_root)
     if not root.is_dir():
         wanted = f"one of the two, to count subjects: cohorts.{cohort}.split.file, or the raw folder below --data-root"
         raise InputError(f"cohorts.{cohort}", f"no split.file and no folder {root}", wanted)

@@ -1,7 +1,7 @@
 """The results as one HTML page that opens from the disk without a network, and the ledger of what they cost.
 
 `python -m xdiff.report --tables results/tables --figures results/figures --out results/report/index.html
- [--benchmarks results/benchmarks] [--title ...]` writes the page;
+ [--data results/data_page/C/G ...] [--benchmarks results/benchmarks] [--title ...]` writes the page;
 `python -m xdiff.report --ledger results/benchmarks` prints the ledger.
 """
 
@@ -29,7 +29,7 @@ h3 { font-size: 1.05rem; margin: 2rem 0 .4rem; } h4 { font-size: .95rem; margin:
 nav a { color: var(--accent); margin-right: 1rem; text-decoration: none; } nav a:hover { text-decoration: underline; }
 figure { margin: 1.2rem 0 2rem; } figure img { max-width: 100%; height: auto; }
 figcaption { color: var(--faint); font-size: .85rem; max-width: 62rem; margin-top: .5rem; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; margin: .8rem 0; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 thead { border-bottom: 1px solid var(--ink); border-top: 1.5px solid var(--ink); }
 tbody { border-bottom: 1.5px solid var(--ink); }
@@ -112,7 +112,7 @@ def ledger_text(ledger: pd.DataFrame) -> str:
     )
 
 
-def page(tables: Path, figures: Path, benchmarks: Path | None, title: str) -> str:
+def page(tables: Path, figures: Path, benchmarks: Path | None, title: str, data: Sequence[Path] = ()) -> str:
     """The whole page as one string of HTML without any reference to another file."""
     numbers = read_main(tables / "main.tsv")
     families = sections(
@@ -124,6 +124,7 @@ def page(tables: Path, figures: Path, benchmarks: Path | None, title: str) -> st
         read_swap(tables / "swap.tsv"),
     )
     parts = [("figures", "Figures", _figures(figures)), ("tables", "Tables", _tables(families))]
+    parts += [("data", "Data", "".join(map(_data, data)))] if data else []
     parts += [("ledger", "What it cost", _ledger(benchmarks))] if benchmarks else []
     parts += [("provenance", "Where the numbers come from", _provenance(numbers))]
     links = "".join(f'<a href="#{key}">{html.escape(name)}</a>' for key, name, _ in parts)
@@ -138,15 +139,51 @@ def page(tables: Path, figures: Path, benchmarks: Path | None, title: str) -> st
 def _figures(folder: Path) -> str:
     """Every figure of captions.json as an embedded PNG with its caption."""
     captions = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
-    out = []
-    for name, caption in captions.items():
-        path = folder / f"{name}.png"
-        if not path.is_file():
-            raise InputError(path, "no such file", "the figure that captions.json names")
-        data = base64.b64encode(path.read_bytes()).decode("ascii")
-        image = f'<img alt="{html.escape(name)}" src="data:image/png;base64,{data}">'
-        out.append(f'<figure id="{html.escape(name)}">{image}<figcaption>{html.escape(caption)}</figcaption></figure>\n')
-    return "".join(out)
+    return "".join(_figure(folder / f"{name}.png", name, caption, "captions.json") for name, caption in captions.items())
+
+
+def _figure(path: Path, name: str, caption: str, named_by: str) -> str:
+    if not path.is_file():
+        raise InputError(path, "no such file", f"the figure that {named_by} names")
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    image = f'<img alt="{html.escape(name)}" src="data:image/png;base64,{data}">'
+    return f'<figure id="{html.escape(name)}">{image}<figcaption>{html.escape(caption)}</figcaption></figure>\n'
+
+
+def _data(folder: Path) -> str:
+    """One cohort on one grid, from what xdiff/data_page.py wrote: source, split, shapes of the sources and the two figures."""
+    about = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    name = f"{about['cohort']}, grid {about['grid']}"
+    grid = f"{_times(about['shape'])} voxels of {about['spacing_mm']:g} mm, {about['frame']}"
+    grid += f", {about['native_axis']} sections as acquired" if about["native_axis"] else ""
+    cropped = "no subject has more than 1 % of its foreground outside the grid"
+    if about["cropped"]["subjects"]:
+        cropped = f"{about['cropped']['subjects']} subject(s) have more than 1 % of their foreground outside the grid, at most "
+        cropped += f"{about['cropped']['largest']:.1%}"
+    source = about["source"] or "not stated in the configuration (cohorts the workflow makes have none)"
+    text = f"Source and licence: {source}. Contrasts: {', '.join(about['contrasts'])}. Grid: {grid}; {cropped}."
+    sides = [(side, str(n["patients"]), str(n["subjects"]), about["split"][:12]) for side, n in about["sides"].items()]
+    shapes = [
+        (_times(s["spacing_mm"]) or "others", _sizes(s["smallest"], s["largest"]), str(s["subjects"])) for s in about["sources"]
+    ]
+    return (
+        f"<h3>{html.escape(name)}</h3>\n<p>{html.escape(text)}</p>\n"
+        + _plain_table(("side", "patients", "volumes", "split"), sides)
+        + _plain_table(("source spacing (mm)", "voxels", "volumes"), shapes)
+        + "".join(
+            _figure(folder / f"{key}.png", f"{key}-{about['cohort']}-{about['grid']}", caption, "summary.json")
+            for key, caption in about["captions"].items()
+        )
+    )
+
+
+def _sizes(smallest: Sequence[int], largest: Sequence[int]) -> str:
+    """`88 to 105 x 106 x 94`: a range along the axes along which volumes differ."""
+    return " x ".join(f"{low}" if low == high else f"{low} to {high}" for low, high in zip(smallest, largest, strict=True))
+
+
+def _times(sizes: Sequence[float]) -> str:
+    return " x ".join(f"{size:g}" for size in sizes)
 
 
 def _tables(families: list) -> str:
@@ -183,6 +220,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--ledger", type=Path, help="print what every rule took, from this folder of benchmarks, and stop")
     parser.add_argument("--tables", type=Path, help="folder with main.tsv, paired.tsv, posterior.tsv, ablation.tsv")
     parser.add_argument("--figures", type=Path, help="folder with captions.json and the PNG files")
+    parser.add_argument(
+        "--data", type=Path, nargs="*", default=[], help="folders that xdiff data_page wrote, one per cohort and grid"
+    )
     parser.add_argument("--out", type=Path, help="the page to write, such as results/report/index.html")
     parser.add_argument("--benchmarks", type=Path, help="Snakemake's benchmarks, for the ledger on the page")
     parser.add_argument("--title", default="X-Diffusion: results", help="heading of the page")
@@ -193,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not (args.tables and args.figures and args.out):
         parser.error("--tables, --figures and --out are needed to write the page (or --ledger to print the ledger)")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(page(args.tables, args.figures, args.benchmarks, args.title), encoding="utf-8")
+    args.out.write_text(page(args.tables, args.figures, args.benchmarks, args.title, args.data), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xdiff.data.split import rank
 from xdiff.data.store import Store
 from xdiff.planes import Plane, adjoint, along, profiles
 from xdiff.view import View
+
+RESIDENT_MIB = 8192  # a fixed number, so that draws do not depend on what else is on the device; 50,000 brains do not fit any
 
 
 class _Kept(NamedTuple):
@@ -28,17 +31,31 @@ def read(store: Store, subject: str, device: torch.device | str = "cpu") -> tupl
 
 class Volumes:
     """`volumes(subject)` is `read`; resident: kept on the device from the start, at 8 bits, an error of at most 1/510 of the
-    range of values (62 brains at 1.5 mm are 130 MB, so that cutting sections out of them never waits for a disk)."""
+    range of values (62 brains at 1.5 mm are 130 MB, so that cutting sections out of them never waits for a disk). Of a cohort of
+    more than RESIDENT_MIB the lowest ranks are kept, and the others read when they are asked for."""
 
     def __init__(self, store: Store, subjects: Sequence[str], device: torch.device, resident: bool) -> None:
         self.store, self.device = store, device
-        self._kept = {s: self._keep(s) for s in subjects} if resident else {}
+        self._kept = self._keep_most(subjects) if resident else {}
 
     def __call__(self, subject: str) -> tuple[Tensor, Tensor]:
         if subject not in self._kept:
             return read(self.store, subject, self.device)
         kept = self._kept[subject]
         return kept.lowest + kept.levels * kept.step, kept.foreground
+
+    def _keep_most(self, subjects: Sequence[str]) -> dict[str, _Kept]:
+        kept, left = {}, RESIDENT_MIB * 2**20
+        for subject in sorted(subjects, key=lambda s: rank(0, s)):
+            one = self._keep(subject)
+            left -= one.levels.nbytes + one.foreground.nbytes
+            if left < 0:
+                print(
+                    f"resident: {len(kept)} of {len(subjects)} volumes kept on the device ({RESIDENT_MIB} MiB), the others read"
+                )
+                break
+            kept[subject] = one
+        return kept
 
     def _keep(self, subject: str) -> _Kept:
         volume, foreground = self.store.volume(subject), self.store.foreground(subject)

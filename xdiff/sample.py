@@ -32,7 +32,7 @@ import pandas as pd
 
 from xdiff.checkpoint import read_weights
 from xdiff.config import MethodEntry, Sweep, digest, from_dict, given_contrasts
-from xdiff.data.split import Split, patient_of, read_split
+from xdiff.data.split import Split, patient_of, read_split, shard_of
 from xdiff.data.store import Store
 from xdiff.errors import InputError, NotSupported
 from xdiff.observation import (
@@ -67,7 +67,7 @@ def sample(entry: MethodEntry, weights: Path, store: Store, split: Split, sweep:
             f"weights of split {trained[store.cohort][:12]}",
             f"{split.sha[:12]}: another split's test patients may be trained on",
         )
-    subjects = _shard(split.side("test"), shard)
+    subjects = shard_of(split.side("test"), shard)
     if not subjects:
         raise InputError(store.folder, f"no test subject in shard {shard}", "at least one subject on the test side")
     for value in sweep.contrasts_given:
@@ -209,13 +209,6 @@ def _check_volume(name: str, volume: np.ndarray, observation: Observation, metho
 
 def _origin(config: dict, store: Store) -> dict:
     return {"trained_on": config["trained_on"], "cohort": store.cohort, "grid": store.grid, "method": config["method"]}
-
-
-def _shard(subjects: list[str], shard: str) -> list[str]:
-    i, n = (int(x) for x in shard.split("/"))
-    if not 1 <= i <= n:
-        raise ValueError(f"shard is {shard}, expected i/n with 1 <= i <= n")
-    return subjects[i - 1 :: n]
 
 
 def peak_mib() -> int:

@@ -5,19 +5,25 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
 
 from xdiff.errors import InputError
+from xdiff.nifti_fields import bytes_expected, check_fields
 
 # sform and qform may be rounded differently by different tools; a tenth of a voxel cannot be a different pose.
 POSE_TOLERANCE_VOXELS = 0.1
 # What gzip, numpy and nibabel raise on a broken file
 DAMAGED = (OSError, EOFError, zlib.error, ValueError, TypeError)
 NOT_NIFTI = (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError)
+LARGEST_HEADER = 540  # of NIfTI-2; 348 of NIfTI-1
+CHUNK = 2**20
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,25 @@ class Volume:
     array: np.ndarray
     affine: np.ndarray
     path: Path
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def spacing_mm(self) -> np.ndarray:
+        return spacing_of(self.affine)
+
+
+@dataclass(frozen=True)
+class Header:
+    """A volume without its voxels: shape and affine as `read_volume` returns them, dtype and axes (such as LPS) as stored."""
+
+    path: Path
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    dtype: str
+    orientation: str
 
     @property
     def spacing_mm(self) -> np.ndarray:
@@ -46,7 +71,6 @@ def read_volume(path: Path | str) -> Volume:
     """
     path = Path(path)
     image = _open(path)
-    _check_header(image, path)
     image = nib.as_closest_canonical(image)
     return Volume(_voxels(image, path), np.asarray(image.affine, dtype=np.float64), path)
 
@@ -64,11 +88,11 @@ def read_labels(path: Path | str, allowed: set[int], like: Volume) -> Volume:
     return Volume(volume.array.astype(np.uint8), volume.affine, volume.path)
 
 
-def check_same_pose(volume: Volume, like: Volume) -> None:
+def check_same_pose(volume: Volume | Header, like: Volume | Header) -> None:
     """Raise InputError unless two contrasts of one subject lie on the same voxels."""
-    if volume.array.shape != like.array.shape:
-        raise InputError(volume.path, f"shape {volume.array.shape}", f"{like.array.shape} as {like.path.name}")
-    if _pose_gap(volume.affine, like.affine, like.array.shape) > POSE_TOLERANCE_VOXELS:
+    if volume.shape != like.shape:
+        raise InputError(volume.path, f"shape {volume.shape}", f"{like.shape} as {like.path.name}")
+    if _pose_gap(volume.affine, like.affine, like.shape) > POSE_TOLERANCE_VOXELS:
         raise InputError(volume.path, f"affine {_short(volume.affine)}", f"{_short(like.affine)} as {like.path.name}")
 
 
@@ -88,60 +112,127 @@ def write_volume(path: Path | str, array: np.ndarray, affine: np.ndarray) -> Non
     os.replace(temporary, path)
 
 
-def _open(path: Path) -> nib.Nifti1Image:
-    """The image and, as `stored_spacing_mm`, what its header says before nibabel mends it."""
-    if not path.exists():
+def read_header(path: Path | str, channels: int = 1) -> Header:
+    """What the header of a NIfTI file says, from its first bytes and its length: no voxel is read, none unpacked.
+
+    Raises InputError as `read_volume` does, but for what the voxels alone show: NaN, a damaged stream inside a .gz.
+    """
+    path = Path(path)
+    with _damage_named(path):
+        with _stream(path) as stream:
+            header, raw = _header(stream.read(LARGEST_HEADER), path, channels)
+        _check_length(raw, _unpacked_bytes(path, bytes_expected(raw)), path)
+    stored, shape = np.asarray(header.get_best_affine(), dtype=np.float64), header.get_data_shape()[:3]
+    turn = nib.io_orientation(stored)
+    affine = stored @ nib.orientations.inv_ornt_aff(turn, shape)
+    shape = tuple(shape[int(np.flatnonzero(turn[:, 0] == axis)[0])] for axis in range(3))
+    return Header(path, shape, affine, header.get_data_dtype().name, "".join(nib.orientations.ornt2axcodes(turn)))
+
+
+def _open(path: Path, channels: int = 1) -> nib.Nifti1Image:
+    """The image, once its header has passed every check. Never holds more bytes than the header asks for, plus a chunk."""
+    with _damage_named(path):
+        with _stream(path) as stream:
+            data = bytearray(stream.read(LARGEST_HEADER))
+            header, raw = _header(data, path, channels)
+            # beyond the last voxel too: a surplus contradicts the header, and a .gz compares its checksum at its very end
+            while len(data) <= bytes_expected(raw) and (more := stream.read(CHUNK)):
+                data += more
+        _check_length(raw, len(data), path)
+        kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+        return kind.from_bytes(bytes(data))
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turns what gzip, numpy and nibabel raise on a broken file into an InputError."""
+    if not path.is_file():
         raise InputError(path, "no such file", "a NIfTI volume (.nii or .nii.gz)")
     try:
-        # to the very end of the stream: only there gzip compares its checksum, and a lazy reader never gets there
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        kind = nib.Nifti2Image if nib.Nifti2Header.may_contain_header(data) else nib.Nifti1Image
-        image = kind.from_bytes(data)
-        # nibabel turns -2 mm into 2 mm and 0 into 1 mm without an error, so the spacing is read from the raw header too
-        raw = kind.header_class(data[: kind.header_class.template_dtype.itemsize], check=False)
+        yield
+    except InputError:
+        raise
     except (*NOT_NIFTI, *DAMAGED) as error:
         raise InputError(path, f"an unreadable file ({_one_line(error)})", "a complete NIfTI volume") from error
-    image.stored_spacing_mm = np.asarray(raw["pixdim"][1:4], dtype=float)
-    return image
 
 
-def _check_header(image: nib.Nifti1Image, path: Path) -> None:
-    if len(image.shape) != 3:
-        raise InputError(path, f"{len(image.shape)} dimensions {image.shape}", "3 dimensions, one volume per file")
-    if min(image.shape) < 2:
-        raise InputError(path, f"shape {image.shape}", "at least 2 voxels along each axis")
-    zooms = image.stored_spacing_mm
-    if not (np.isfinite(zooms).all() and (zooms > 0).all()):
-        raise InputError(path, f"voxel spacing {zooms.round(4).tolist()} mm", "positive, finite spacing")
-    spacing = spacing_of(image.affine)
-    if not (np.isfinite(image.affine).all() and (spacing > 0).all()):
-        raise InputError(path, f"affine {_short(image.affine)}", "a finite affine with three axes")
+def _stream(path: Path) -> BinaryIO:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
+def _header(data: bytes, path: Path, channels: int = 1) -> tuple[nib.Nifti1Header, np.void]:
+    """The checked header and its fields as they are stored: nibabel turns -2 mm into 2 mm and 0 into 1 mm without an error."""
+    for kind, magic in ((nib.Nifti1Header, b"n+1\0"), (nib.Nifti2Header, b"n+2\0\r\n\032\n")):
+        layout = kind.template_dtype
+        at = layout.fields["magic"][1]
+        if len(data) < layout.itemsize or data[at : at + len(magic)] != magic:
+            continue
+        block = bytes(data[: layout.itemsize])
+        for order in "<>":
+            raw = np.frombuffer(block, layout.newbyteorder(order))[0]
+            if int(raw["sizeof_hdr"]) == layout.itemsize:
+                check_fields(raw, path, channels)
+                header = kind(block, endianness=order, check=False)
+                if header["pixdim"][0] == 0:
+                    header["pixdim"][0] = 1  # as the standard says; the only thing that is mended
+                _check_pose(header, raw, path)
+                return header, raw
+    raise InputError(path, f"an unreadable file ({len(data)} first bytes without a NIfTI header)", "a complete NIfTI volume")
+
+
+def _check_length(raw: np.void, found: int, path: Path) -> None:
+    """A header whose size of the array changed is found by the file's length: too short or too long."""
+    shape = tuple(int(n) for n in raw["dim"][1 : 1 + raw["dim"][0]])
+    gap = found - bytes_expected(raw)
+    if gap < 0:
+        raise InputError(path, f"truncated or corrupt voxels ({-gap} bytes missing)", f"{shape} voxels")
+    if gap > 0:
+        raise InputError(path, f"bytes after the {shape} voxels that the header describes", "a file that ends with its voxels")
+
+
+def _unpacked_bytes(path: Path, expected: int) -> int:
+    """Length of the unpacked file; a .gz says it, modulo 2^32, in its last four bytes."""
+    if path.suffix != ".gz":
+        return path.stat().st_size
+    with path.open("rb") as stream:
+        stream.seek(-4, os.SEEK_END)
+        if int.from_bytes(stream.read(4), "little") == expected % 2**32:
+            return expected
+    # cut off, or of several members one after the other: only unpacking tells
+    found = 0
+    with _stream(path) as stream:
+        while found <= expected and (more := stream.read(CHUNK)):
+            found += len(more)
+    return found
+
+
+def _check_pose(header: nib.Nifti1Header, raw: np.void, path: Path) -> None:
+    """One pose only: spacing, sform and qform agree where they are set, and the axes are at right angles."""
+    affine = header.get_best_affine()
+    zooms, spacing = np.asarray(raw["pixdim"][1:4], dtype=float), spacing_of(affine)
+    if not (spacing > 0).all():
+        raise InputError(path, f"affine {_short(affine)}", "a finite affine with three axes")
     if not np.allclose(zooms, spacing, rtol=0.02):
         raise InputError(
             path, f"header spacing {zooms.round(4).tolist()} mm", f"{spacing.round(4).tolist()} mm as its affine says"
         )
-    _check_pose(image, path)
-
-
-def _check_pose(image: nib.Nifti1Image, path: Path) -> None:
-    """One pose only: sform and qform agree where both are set, and the axes are at right angles."""
-    sform, sform_code = image.get_sform(coded=True)
-    qform, qform_code = image.get_qform(coded=True)
-    if sform_code > 0 and qform_code > 0 and _pose_gap(sform, qform, image.shape) > POSE_TOLERANCE_VOXELS:
+    both = int(raw["sform_code"]) > 0 and int(raw["qform_code"]) > 0
+    if both and not _pose_gap(header.get_sform(), header.get_qform(), header.get_data_shape()) <= POSE_TOLERANCE_VOXELS:
         raise InputError(
             path,
-            f"sform {_short(sform)} and qform {_short(qform)} that disagree",
+            f"sform {_short(header.get_sform())} and qform {_short(header.get_qform())} that disagree",
             "one pose (set the code of the wrong one to 0)",
         )
-    directions = image.affine[:3, :3] / spacing_of(image.affine)
+    directions = affine[:3, :3] / spacing
     skew = np.abs(directions.T @ directions - np.eye(3)).max()
-    if skew > 0.02:
+    if not skew <= 0.02:
         raise InputError(path, f"a sheared affine (cosine {skew:.3f} between axes)", "axes at right angles")
 
 
 def _voxels(image: nib.Nifti1Image, path: Path) -> np.ndarray:
     try:
-        array = np.asarray(image.dataobj, dtype=np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is refused below
+            array = np.asarray(image.dataobj, dtype=np.float32)
     except DAMAGED as error:
         raise InputError(path, f"truncated or corrupt voxels ({_one_line(error)})", f"{image.shape} voxels") from error
     bad = int((~np.isfinite(array)).sum())
@@ -163,3 +254,21 @@ def _short(affine: np.ndarray) -> str:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:160]
+
+
+def read_channels(path: Path | str, channels: int) -> list[Volume]:
+    """Read a 4D NIfTI file as one float32 volume per channel, each as `read_volume` gives a 3D file.
+
+    Raises InputError as `read_volume` does, and where the file has another number of channels.
+    """
+    path = Path(path)
+    image = nib.as_closest_canonical(_open(path, channels))
+    array, affine = _voxels(image, path), np.asarray(image.affine, dtype=np.float64)
+    return [Volume(np.ascontiguousarray(array[..., i]), affine, path) for i in range(channels)]
+
+
+def canonical(array: np.ndarray, affine: np.ndarray, path: Path) -> Volume:
+    """An array (X, Y, Z) from another source than NIfTI as `read_volume` gives one: axes permuted and flipped to RAS+."""
+    turn = nib.io_orientation(affine)
+    turned = nib.orientations.apply_orientation(array, turn)
+    return Volume(np.ascontiguousarray(turned, dtype=np.float32), affine @ nib.orientations.inv_ornt_aff(turn, array.shape), path)

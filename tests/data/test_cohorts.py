@@ -214,17 +214,17 @@ def test_nonzero_foreground_keeps_the_largest_part_and_fills_holes() -> None:
     image = head()
     image[6, 7, 5] = 0
     image[0, 0, 0] = 80
-    np.testing.assert_array_equal(foreground(image[None], "nonzero", LIKE), head() > 0)
+    np.testing.assert_array_equal(foreground(image[None], "nonzero"), head() > 0)
 
 
 def test_otsu_foreground_finds_a_head_in_noise() -> None:
     rng = np.random.default_rng(0)
     large = head((40, 44, 36))
-    mask = foreground((large + rng.rayleigh(3, large.shape).astype(np.float32))[None], "otsu", LIKE)
+    mask = foreground((large + rng.rayleigh(3, large.shape).astype(np.float32))[None], "otsu")
     truth = large > 0
     assert mask[truth].mean() > 0.99
     assert not (mask & ~ndimage.binary_dilation(truth, iterations=2)).any()
 
 
 def test_all_is_everything() -> None:
-    assert foreground(head()[None], "all", LIKE).all()
+    assert foreground(head()[None], "all").all()

@@ -7,6 +7,7 @@ import json
 import runpy
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -179,8 +180,8 @@ def test_the_scanner_frame_knows_the_training_side_only(tmp_path: Path) -> None:
     centres = []
     for moved in (None, "sub-02", "sub-01"):
         raw, out = tmp_path / f"raw-{moved}", tmp_path / f"out-{moved}"
-        for name in ("sub-01", "sub-02"):
-            folder = write_subject(raw, name)
+        for i, name in enumerate(("sub-01", "sub-02")):
+            folder = write_subject(raw, name, i)
             for path in folder.glob("*.nii.gz") if name == moved else ():
                 image = nib.load(path)
                 shifted = image.affine.copy()
@@ -191,6 +192,25 @@ def test_the_scanner_frame_knows_the_training_side_only(tmp_path: Path) -> None:
         centres.append(Store(out).info["centre_mm"])
     assert centres[0] == centres[1]
     np.testing.assert_allclose(np.subtract(centres[2], centres[0]), [9, 0, 0], atol=1e-2)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_one_scan_under_two_names_is_refused_once_all_is_stored(tmp_path: Path, labelled: bool) -> None:
+    """Even where a mask lies beside one of the two only: it would be trained on and tested on."""
+    cohort = replace(COHORT, labels=replace(COHORT.labels, optional=True))
+    for i, name in enumerate(("sub-01", "sub-02", "sub-03")):
+        folder = write_subject(tmp_path / "raw", name, i % 2)
+    if not labelled:
+        (folder / "sub-03_seg.nii.gz").unlink()
+    arguments = cohort, GRID, NAMES, tmp_path / "raw"
+    with pytest.raises(ManyInputErrors) as caught:
+        preprocess(*arguments, split_of("sub-01", "sub-02", "sub-03"), tmp_path / "out")
+    (error,) = caught.value.errors
+    assert error.where == str(folder / "sub-03_T1w.nii.gz")
+    assert error.found == "the voxels of subject sub-01 again, as subject sub-03"
+    assert not (tmp_path / "out/index.tsv").exists()
+    preprocess(*arguments, split_of("sub-01", "sub-02"), tmp_path / "out")
+    assert Store(tmp_path / "out").subjects == ["sub-01", "sub-02"]
 
 
 # Bad input: one message, the others' work stays, and a rerun goes on -------------------------------------------------

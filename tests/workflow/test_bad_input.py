@@ -7,9 +7,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import PRESETS, REPOSITORY, snakemake, write_heads
+from conftest import PRESETS, REPOSITORY, job_counts, snakemake, write_heads
 
 from xdiff.config import load_config
+from xdiff.data.split import split_by_count
+from xdiff.data.store import Store
 from xdiff.errors import InputError
 
 HEADS = """
@@ -94,3 +96,33 @@ def test_one_bad_subject_is_named_and_the_others_are_kept(tmp_path: Path) -> Non
     after = {p.name: p.stat().st_mtime_ns for p in volumes.glob("sub-*")}
     assert {name: after[name] for name in kept} == kept
     assert {name[:6] for name in set(after) - set(kept)} == {"sub-02"}
+
+
+def test_a_bad_subject_keeps_no_shard_from_its_good_ones(tmp_path: Path) -> None:
+    """In frame `scanner`, whose grid all training subjects place: the bad one is the test subject."""
+    overlay = tmp_path / "heads.yaml"
+    overlay.write_text(HEADS.replace("4.0}", "4.0, frame: scanner}") + "  data_shards: 2\n")
+    write_heads(tmp_path / "data/heads", n=5)
+    names = {p.name for p in (tmp_path / "data/heads").iterdir()}
+    (bad,) = split_by_count(sorted(names), 0, 1, 1).side("test")
+    path = tmp_path / f"data/heads/{bad}/anat/{bad}_T1w.nii.gz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000])
+    arguments = ["--configfile", overlay, "--config", f"data_root={tmp_path / 'data'}", "--", "data"]
+
+    assert snakemake(tmp_path, *arguments).returncode != 0
+    folder, logs = tmp_path / "results/data/heads/small", tmp_path / "results/logs"
+    log = (logs / "preprocess/heads/small.log").read_text()
+    assert f"{path}: found" in log and "unreadable file" in log and "4 other subject(s) is kept" in log
+    assert {p.stem for p in (folder / "volumes").glob("*.json")} == names - {bad}
+    assert {p.name for p in (folder / "shards").iterdir()} == {
+        f"{s}-{i}-of-2.done" for s in ("centres", "volumes") for i in (1, 2)
+    }
+    kept = {p: p.stat().st_mtime_ns for p in (folder / "volumes").iterdir()}
+
+    path.write_bytes(whole)
+    mended = snakemake(tmp_path, *arguments)
+    assert mended.returncode == 0, mended.stdout[-2000:]
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    assert job_counts(mended.stdout) == {"data": 1, "preprocess": 1, "total": 2}
+    assert set(Store(folder).subjects) == names

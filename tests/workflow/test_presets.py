@@ -9,7 +9,7 @@ import pytest
 from conftest import PRESETS, REPOSITORY, UNDER, job_counts, overlays, snakemake
 from synthetic_metrics import ablation_metrics, sweep_metrics, write_metrics
 
-from xdiff.config import EMBEDDED, jobs, load_config, parts_of
+from xdiff.config import EMBEDDED, jobs, load_config, parts_of, segment_jobs
 
 CONFIGS = [REPOSITORY / "config.yaml", *sorted(PRESETS.glob("*.yaml"))]
 
@@ -29,15 +29,23 @@ def test_dry_run_plans_every_job(path: Path, tmp_path: Path) -> None:
     seconds = time.monotonic() - start
     assert dry.returncode == 0, dry.stdout[-3000:]
     config = load_config([REPOSITORY / "config.yaml", *overlays(path)])
-    wanted = jobs(config)
+    wanted, masked = jobs(config), segment_jobs(config)
     stores = {(name, job.grid) for job in wanted for name in (job.cohort, *parts_of(job.trained_on))}
+    downloads = [config.cohorts[name].download for name in {name for name, _ in stores} if config.cohorts[name].download]
     expected = {
+        "download_brats": sum(bool(route.token_variable) for route in downloads),
+        "download": sum(not route.token_variable for route in downloads),
         "generate": len({name for name, _ in stores if config.cohorts[name].layout in EMBEDDED}),
         "split": len({name for name, _ in stores}),
         "preprocess": len(stores),
+        "data_page": len({(job.cohort, job.grid) for job in wanted}),
         "train": len({(job.trained_on, job.grid, job.method) for job in wanted}),
         "sample": len(wanted) * config.run.shards,
         "evaluate": len(wanted) * config.run.shards,
+        "segmenter": len({(job.cohort, job.grid) for job in masked}),
+        "segment": len(masked) * config.run.shards,
+        "segment_real": 2 * len({job._replace(method="") for job in masked}) * config.run.shards,
+        "tumour_panel": min(1, len(masked)),
         **dict.fromkeys(("collect", "panel", "tables", "figures", "report", "all"), 1),
     }
     expected = {rule: count for rule, count in expected.items() if count}
@@ -62,6 +70,13 @@ def test_shards_multiply_the_sampling_jobs_only(tmp_path: Path) -> None:
     counts = job_counts(snakemake(tmp_path, "--configfile", PRESETS / "smoke.yaml", overlay, "-n", "--", "all").stdout)
     assert counts["train"] == 4  # two methods on two cohorts
     assert counts["sample"] == counts["evaluate"] == 2 * 4
+
+
+def test_data_shards_multiply_the_preprocessing_jobs_only(tmp_path: Path) -> None:
+    overlay = tmp_path / "shards.yaml"
+    overlay.write_text("run: {data_shards: 3, cohorts: [phantom-brain]}\n")
+    counts = job_counts(snakemake(tmp_path, "--configfile", PRESETS / "smoke.yaml", overlay, "-n", "--", "data").stdout)
+    assert counts == {"data": 1, "generate": 1, "split": 1, "preprocess_shard": 3, "preprocess": 1, "total": 7}
 
 
 def test_a_target_needs_only_what_comes_before_it(tmp_path: Path) -> None:

@@ -171,6 +171,8 @@ def test_report_is_one_offline_page_that_names_every_method(smoke: Path, config:
     page = (smoke / "results/report/index.html").read_text()
     assert all(method in page for method in config.run.methods)
     assert "data:image/png;base64," in page and 'src="http' not in page
+    for cohort, grid in {(job.cohort, job.grid) for job in jobs(config)}:
+        assert f"<h3>{cohort}, grid {grid}</h3>" in page and f'id="montage-{cohort}-{grid}"' in page
 
 
 def test_every_job_left_a_log_and_a_benchmark(smoke: Path, config: Config) -> None:
@@ -200,5 +202,5 @@ def test_one_changed_method_trains_and_samples_only_itself(smoke: Path, tmp_path
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("methods: {xdiff: {params: {steps: 5}}}\n")
     counts = job_counts(snakemake(smoke, *SMOKE, overlay, "--dry-run", "--", "all").stdout)
-    assert counts["train"] == 1 and counts["sample"] == counts["evaluate"] == 2
+    assert counts["train"] == 1 and counts["sample"] == counts["evaluate"] == 3  # slices, steps, swap
     assert not set(counts) & {"generate", "split", "preprocess"}

@@ -1,8 +1,11 @@
 # Shared by all rules: the checked configuration, the list of jobs, and where things are.
+import dataclasses
+import re
 import sys
 from pathlib import Path
 
 import xdiff.config as xcfg
+from xdiff.data.overlap import warn_of_overlaps
 from xdiff.errors import InputError
 
 try:
@@ -10,9 +13,13 @@ try:
 except InputError as error:
     raise WorkflowError(str(error)) from error
 
+warn_of_overlaps(CFG)
+
 JOBS = xcfg.jobs(CFG)
 SEGMENTED = xcfg.segment_jobs(CFG)
 SHARDS = [f"{i}-of-{CFG.run.shards}" for i in range(1, CFG.run.shards + 1)]
+# one job that does all needs no shards before it
+DATA_SHARDS = [f"{i}-of-{CFG.run.data_shards}" for i in range(1, CFG.run.data_shards + 1) if CFG.run.data_shards > 1]
 # `python` in the rules is the one that runs Snakemake, whether its environment is activated or not
 if not workflow.deployment_settings.deployment_method:
     shell.prefix(f"export PATH={str(Path(sys.executable).parent)!r}:$PATH; ")
@@ -38,7 +45,18 @@ def root_of(cohort):
 
 def raw_of(cohort):
     """What must exist before a cohort can be read."""
-    return f"results/raw/{cohort}/generated.txt" if CFG.cohorts[cohort].layout in xcfg.EMBEDDED else []
+    return f"results/raw/{cohort}/stripped.txt" if CFG.cohorts[cohort].skull_strip else unstripped_of(cohort)
+
+
+def unstripped_of(cohort):
+    """What must exist before the files that a cohort comes from can be read."""
+    if CFG.cohorts[cohort].layout in xcfg.EMBEDDED:
+        return f"results/raw/{cohort}/generated.txt"
+    record = Path("results/raw") / cohort / "downloaded.json"
+    folder = xcfg.source_folder(CFG, cohort)
+    # once downloaded, always an input: a set of inputs that changes would run everything again
+    wanted = record.exists() or not folder.is_dir() or not any(folder.iterdir())
+    return str(record) if CFG.cohorts[cohort].download and wanted else []
 
 
 def split_file_of(cohort):
@@ -53,6 +71,10 @@ def split_of(cohort):
 
 def store_of(cohort, grid):
     return f"results/data/{cohort}/{grid}/dataset.json"
+
+
+def data_page_of(cohort, grid):
+    return f"results/data_page/{cohort}/{grid}/summary.json"
 
 
 def weights_of(trained_on, grid, method):
@@ -93,3 +115,23 @@ def mask_tables():
 
 def skipped_of(job):
     return f"results/samples/{folder_of(job)}/skipped-{SHARDS[0]}.tsv"
+
+
+# Cohorts with a public route: gated ones, and those that anybody may download
+GATED = [name for name, entry in CFG.cohorts.items() if entry.download and entry.download.token_variable]
+OPEN = [name for name, entry in CFG.cohorts.items() if entry.download and name not in GATED]
+
+
+def source_of(cohort):
+    """A cohort's entry without what does not concern its raw files: another split is no reason to look for them again."""
+    return xcfg.to_json(dataclasses.replace(CFG.cohorts[cohort], split=xcfg.SplitRule(), only=xcfg.Only()))
+
+
+def download_mb(wildcards):
+    """Archives are unpacked beside themselves."""
+    return max(1000, 2 * sum(part.size_mb for part in CFG.cohorts[wildcards.cohort].download.parts))
+
+
+def any_of(names):
+    """A constraint that fits these names, and nothing where there are none."""
+    return "|".join(map(re.escape, names)) or "(?!)"

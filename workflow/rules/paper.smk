@@ -101,6 +101,7 @@ rule report:
     input:
         tables=rules.tables.output,
         figures=rules.figures.output,
+        data=sorted({data_page_of(job.cohort, job.grid) for job in JOBS}),
     output:
         report("results/report/index.html", caption="../report/page.rst", category="Page"),
     log:
@@ -115,7 +116,7 @@ rule report:
         disk_mb=100,
     shell:
         "python -m xdiff.report --tables $(dirname {input.tables[0]:q}) --figures {input.figures:q} --benchmarks results/benchmarks"
-        " --out {output:q} > {log:q} 2>&1"
+        " --data $(dirname {input.data:q}) --out {output:q} > {log:q} 2>&1"
 
 
 rule reference_figure:

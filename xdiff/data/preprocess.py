@@ -5,89 +5,122 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import ndimage
+from tqdm import tqdm
 
 from xdiff.config import Cohort, Grid, digest
 from xdiff.data.cohorts import Files, Subject, find_subjects, read_subject
-from xdiff.data.split import Split
+from xdiff.data.split import Split, shard_of
+from xdiff.data.workers import each
 from xdiff.errors import InputError, ManyInputErrors
 from xdiff.observation import intensity_scale
 from xdiff.planes import AXES
 from xdiff.volumes import spacing_of
 
-PREPROCESS_VERSION = 1
+PREPROCESS_VERSION = 2
 FWHM_PER_SIGMA = 2.3548
 
 
-def preprocess(cohort: Cohort, grid: Grid, names: tuple[str, str], root: Path, split: Split, out: Path) -> None:
-    """Put every listed subject of a cohort on the grid. `names` are those of cohort and grid.
+def preprocess(cohort: Cohort, grid: Grid, names: tuple[str, str], root: Path, split: Split, out: Path, workers: int = 1) -> None:
+    """Put every listed subject of a cohort on the grid, and write the index. `names` are those of cohort and grid.
 
-    A subject whose files and settings are unchanged is not redone. Bad subjects are reported together at the end,
-    after all good ones have been written.
+    A subject whose files and settings are unchanged is not redone, so that this is also what joins shards: it finds their work
+    done. Bad subjects are reported together at the end, after all good ones have been written; so is a subject over which one of
+    the `workers` (processes) dies. With frame `scanner` nothing is written before every training subject is good. What is written
+    depends on neither workers nor shards.
     """
-    listed = set(split.table["subject"])
-    subjects = [files for files in find_subjects(cohort, root) if files.subject in listed]
-    (out / "volumes").mkdir(parents=True, exist_ok=True)
-    errors: list[InputError] = []
-    centre_mm = None
-    if grid.frame == "scanner":
-        train = set(split.side("train"))
-        if not train:
-            raise InputError(
-                names[0], "a split without a training side", "training subjects, whose mean position frame `scanner` uses"
-            )
-        centre_mm = _mean_centre(cohort, [f for f in subjects if f.subject in train], out, errors)
-    for files in subjects:
-        try:
-            _ensure(files, cohort, grid, centre_mm, out)
-        except InputError as error:
-            errors.append(error)
+    subjects = _listed(cohort, root, split)
+    centre_mm = _mean_centre(subjects, cohort, grid, names, split, out, workers)
+    errors = _place(subjects, cohort, grid, centre_mm, out, workers)
     if errors:
-        unique = list({str(e): e for e in errors}.values())
-        raise ManyInputErrors(unique, len(subjects) - len({e.where for e in unique}))
+        raise ManyInputErrors(errors, len(subjects) - len(errors))
     _write_index(subjects, cohort, grid, names, centre_mm, out)
 
 
-def _mean_centre(cohort: Cohort, subjects: Sequence[Files], out: Path, errors: list[InputError]) -> list[float]:
-    """Mean world position of the training subjects' foreground boxes: all that the scanner frame may know."""
-    cache = out / "volumes" / "centres.json"
-    known = json.loads(cache.read_text()) if cache.exists() else {}
-    centres = []
-    for files in subjects:
-        key = _key(files, cohort)
-        if key not in known:
-            try:
-                subject = read_subject(files, cohort)
-            except InputError as error:
-                errors.append(error)
-                continue
-            known[key] = (subject.affine @ [*_box_centre(subject.foreground), 1.0])[:3].tolist()
-        centres.append(known[key])
-    _write_json(cache, known)
-    if not centres:
-        raise ManyInputErrors(errors, 0)
-    return np.mean(centres, axis=0).round(3).tolist()
+def preprocess_shard(
+    cohort: Cohort, grid: Grid, names: tuple[str, str], root: Path, split: Split, out: Path, shard: str, workers: int = 1
+) -> list[InputError]:
+    """Put the subjects of a shard i/n on the grid, for `preprocess` to join. Returns what is wrong with bad subjects, which are
+    left to it: were they an error here, they would keep other shards from their good ones."""
+    subjects = _listed(cohort, root, split)
+    centre_mm = _mean_centre(subjects, cohort, grid, names, split, out, workers)
+    return _place(shard_of(subjects, shard), cohort, grid, centre_mm, out, workers)
+
+
+def find_centres(cohort: Cohort, root: Path, split: Split, out: Path, shard: str, workers: int = 1) -> list[InputError]:
+    """Where a shard's training subjects lie, which frame `scanner` has to know of all shards before anything is put on its grid.
+    Without this, every shard would read all training subjects. Returns what is wrong with bad ones."""
+    train = set(split.side("train"))
+    subjects = [files for files in shard_of(_listed(cohort, root, split), shard) if files.subject in train]
+    return _call(partial(_centre, cohort=cohort, out=out), subjects, workers)[1]
+
+
+def _listed(cohort: Cohort, root: Path, split: Split) -> list[Files]:
+    listed = set(split.table["subject"])
+    return [files for files in find_subjects(cohort, root) if files.subject in listed]
+
+
+def _call(call: Callable, subjects: Sequence[Files], workers: int) -> tuple[dict[str, Any], list[InputError]]:
+    """What `call` gives of each subject, and the errors of the bad ones, both in the order of subjects."""
+    told = tqdm(each(call, subjects, workers, attrgetter("subject")), total=len(subjects), unit="subject", disable=None)
+    given = {files.subject: result for files, result in told}
+    ordered = {files.subject: given[files.subject] for files in subjects}
+    errors = {name: result for name, result in ordered.items() if isinstance(result, InputError)}
+    return {name: result for name, result in ordered.items() if name not in errors}, list(errors.values())
+
+
+def _place(
+    subjects: Sequence[Files], cohort: Cohort, grid: Grid, centre_mm: list[float] | None, out: Path, workers: int
+) -> list[InputError]:
+    """Write the arrays and sidecars of these subjects; returns the errors of the bad ones."""
+    (out / "volumes").mkdir(parents=True, exist_ok=True)
+    return _call(partial(_ensure, cohort=cohort, grid=grid, centre_mm=centre_mm, out=out), subjects, workers)[1]
+
+
+def _mean_centre(
+    subjects: Sequence[Files], cohort: Cohort, grid: Grid, names: tuple[str, str], split: Split, out: Path, workers: int
+) -> list[float] | None:
+    """Mean world position (mm) of the training subjects' foreground boxes: all that the scanner frame may know, and all of them,
+    whatever the shard: without one of them every volume would lie elsewhere. None for other frames."""
+    if grid.frame != "scanner":
+        return None
+    train = set(split.side("train"))
+    if not train:
+        wanted = "training subjects, whose mean position frame `scanner` uses"
+        raise InputError(names[0], "a split without a training side", wanted)
+    training = [files for files in subjects if files.subject in train]
+    centres, errors = _call(partial(_centre, cohort=cohort, out=out), training, workers)
+    if errors:  # nothing can be placed, but all bad subjects be told at once
+        others = [files for files in subjects if files.subject not in train]
+        errors += _call(partial(_centre, cohort=cohort, out=out), others, workers)[1]
+        raise ManyInputErrors(errors, len(subjects) - len(errors))
+    return np.mean(list(centres.values()), axis=0).round(3).tolist()
+
+
+def _centre(files: Files, cohort: Cohort, out: Path) -> list[float]:
+    """World position (mm) of the middle of one subject's foreground box, from its file where it has been found before."""
+    path, key = out / "centres" / f"{files.subject}.json", _key(files, cohort)
+    known = json.loads(path.read_text()) if path.exists() else {}
+    if known.get("key") != key:
+        subject = read_subject(files, cohort)
+        known = {"key": key, "centre_mm": (subject.affine @ [*_box_centre(subject.foreground), 1.0])[:3].tolist()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_json(path, known)
+    return known["centre_mm"]
 
 
 def _ensure(files: Files, cohort: Cohort, grid: Grid, centre_mm: list[float] | None, out: Path) -> None:
     """Write one subject's arrays and, last, its sidecar, unless the sidecar already has this key."""
     sidecar = out / "volumes" / f"{files.subject}.json"
-    key = digest(
-        [
-            _key(files, cohort),
-            list(grid.shape),
-            grid.spacing_mm,
-            grid.frame,
-            grid.native_axis,
-            centre_mm,
-            PREPROCESS_VERSION,
-        ]
-    )
+    key = key_of(files, cohort, grid, centre_mm)
     if sidecar.exists() and json.loads(sidecar.read_text())["key"] == key:
         return
     subject = read_subject(files, cohort)
@@ -106,9 +139,12 @@ def _ensure(files: Files, cohort: Cohort, grid: Grid, centre_mm: list[float] | N
         "sources": {name: str(path) for name, path in files.images.items()},
         "affine": affine.tolist(),
         "spacing_mm": spacing_of(affine).round(6).tolist(),
+        "source_shape": list(subject.foreground.shape),
+        "source_spacing_mm": spacing_of(subject.affine).round(6).tolist(),
         "scale": [float(s) for s in scale],
         "cropped": round(cropped, 6),
         "sha256": _sha256(stored, mask, labels),
+        "images_sha256": _sha256(stored),
     }
     _write_json(sidecar, record)
 
@@ -178,8 +214,10 @@ def _box_centre(mask: np.ndarray) -> np.ndarray:
 def _write_index(
     subjects: Sequence[Files], cohort: Cohort, grid: Grid, names: tuple[str, str], centre_mm: list | None, out: Path
 ) -> None:
-    records = [json.loads((out / "volumes" / f"{f.subject}.json").read_text()) for f in subjects]
-    table = pd.DataFrame([{k: r[k] for k in ("subject", "cropped", "sha256")} for r in records])
+    records = (json.loads((out / "volumes" / f"{f.subject}.json").read_text()) for f in subjects)
+    rows = [{k: r[k] for k in ("subject", "cropped", "sha256", "images_sha256")} for r in records]
+    _refuse_copies(subjects, [row.pop("images_sha256") for row in rows])
+    table = pd.DataFrame(rows)
     info = {
         "cohort": names[0],
         "grid": names[1],
@@ -198,11 +236,38 @@ def _write_index(
     _write_json(out / "dataset.json", info)
 
 
+def _refuse_copies(subjects: Sequence[Files], shas: Sequence[str]) -> None:
+    """Raise ManyInputErrors where two subjects have the same voxels on the grid: trained on under one name and tested on under
+    the other. They are not taken for visits of one patient, as only their names could carry that into every table."""
+    first: dict[str, Files] = {}
+    errors = []
+    for files, sha in zip(subjects, shas, strict=True):
+        known = first.setdefault(sha, files)
+        if known is not files:
+            found = f"the voxels of subject {known.subject} again, as subject {files.subject}"
+            errors.append(InputError(next(iter(files.images.values())), found, "another scan under every name"))
+    if errors:
+        raise ManyInputErrors(errors, len(subjects) - len(errors))
+
+
+def key_of(files: Files, cohort: Cohort, grid: Grid, centre_mm: list[float] | None) -> str:
+    """What the sidecar of a finished subject carries; changes when anything does that its stored arrays depend on."""
+    placed = [list(grid.shape), grid.spacing_mm, grid.frame, grid.native_axis, centre_mm]
+    return digest([_key(files, cohort), *placed, PREPROCESS_VERSION])
+
+
 def _key(files: Files, cohort: Cohort) -> str:
     """Changes when a source file or the way it is read changes."""
-    paths = [*files.images.values(), *([files.labels] if files.labels else [])]
-    stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) if p.exists() else (str(p), 0, 0) for p in paths]
-    return digest([stats, cohort.foreground, cohort.norm, list(cohort.contrasts)])
+    states, read_as = [_state(path) for path in files.sources], [files.channels, files.label_map, cohort.series]
+    return digest([states, read_as, cohort.foreground, cohort.norm, list(cohort.contrasts)])
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return str(path), 0, 0
+    return str(path), status.st_size, status.st_mtime_ns
 
 
 def _sha256(*arrays: np.ndarray | None) -> str:
@@ -219,6 +284,6 @@ def _save(path: Path, array: np.ndarray) -> None:
 
 
 def _write_json(path: Path, data: dict) -> None:
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two shards may find the same centre
     temporary.write_text(json.dumps(data, indent=1) + "\n")
     os.replace(temporary, path)

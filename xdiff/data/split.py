@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 
@@ -16,6 +17,7 @@ from xdiff.errors import InputError
 SIDES = ("train", "val", "test")
 COLUMNS = ["subject", "patient", "side"]
 SEPARATOR = ":"  # COHORT:SUBJECT where cohorts are joined (joint.py)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,18 @@ def patient_of(subject: str) -> str:
     if brats:
         return brats.group(1)
     return subject.split("_ses-")[0]
+
+
+def visit_name(patient: str, visit: str, where: Path | str = "patient") -> str:
+    """The name under which a visit is a subject: one that `patient_of` gives `patient` back from.
+
+    That is the visit's own name, or PATIENT_ses-VISIT where nothing in its own says whose it is: a name carries its patient
+    through every table. Raises InputError where no name does.
+    """
+    name = visit if patient_of(visit) == patient else f"{patient}_ses-{visit}"
+    if patient_of(name) != patient:
+        raise InputError(where, f"patient {patient!r} of {visit}", f"{patient_of(name)!r}: no visit in a patient's name")
+    return name
 
 
 def rank(seed: int, patient: str) -> float:
@@ -133,6 +147,14 @@ def unlisted(split: Split, subjects: Sequence[str], where: Path | str) -> list[s
             "every listed subject on disk",
         )
     return sorted(set(subjects) - set(split.table["subject"]))
+
+
+def shard_of(items: Sequence[T], shard: str) -> list[T]:
+    """Every n-th item from the i-th, of a shard written i/n. Raises InputError unless 1 <= i <= n."""
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise InputError("--shard", shard, "i/n with 1 <= i <= n")
+    return list(items[int(match[1]) - 1 :: int(match[2])])
 
 
 def _text(table: pd.DataFrame) -> str:
