@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from xdiff.checkpoint import Tensors, read_weights
-from xdiff.config import from_dict
 from xdiff.data.split import Split
 from xdiff.data.store import Store
 from xdiff.local import Core
 from xdiff.local_fit import CoreSettings, fit_core
 from xdiff.observation import Observation
+from xdiff.plain import from_dict
 
 
 def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:

@@ -17,12 +17,13 @@ import numpy as np
 
 from xdiff import gaussian_fit
 from xdiff.checkpoint import Tensors, read_weights, write_weights
-from xdiff.config import MethodEntry, from_dict
+from xdiff.config import MethodEntry
 from xdiff.data.centred import CentredStore
 from xdiff.data.split import Split
 from xdiff.data.store import Store
 from xdiff.errors import InputError
 from xdiff.observation import Observation
+from xdiff.plain import from_dict
 from xdiff.planes import project, shifted
 from xdiff.pose import PoseModel, moved_back
 from xdiff.pose_fit import fit_pose, from_tensors, to_tensors

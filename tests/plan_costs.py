@@ -6,8 +6,9 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from xdiff.config import Config, from_dict
+from xdiff.config import Config
 from xdiff.forecast import Forecast, Line
+from xdiff.plain import from_dict
 from xdiff.unit_costs import Costs
 
 COLUMNS = (

@@ -18,18 +18,15 @@ from xdiff.config import (
     MethodEntry,
     Segment,
     Sweep,
-    digest,
-    from_dict,
     given_contrasts,
     jobs,
     load_config,
-    merge,
     segment_jobs,
     segment_json,
-    to_json,
     without_fold,
 )
 from xdiff.errors import InputError
+from xdiff.plain import digest, from_dict, merge, to_json
 
 ROOT = Path(__file__).parents[1]
 GOOD = {

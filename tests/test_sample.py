@@ -18,12 +18,13 @@ import probe_methods
 import pytest
 from conftest import HEAD_AFFINE, Prepared
 
-from xdiff.config import MethodEntry, Sweep, to_json
+from xdiff.config import MethodEntry, Sweep
 from xdiff.data.split import make_split
 from xdiff.data.store import Store
 from xdiff.errors import InputError
 from xdiff.metrics.evaluate import evaluate, parse_given
 from xdiff.observation import Point, choose_planes
+from xdiff.plain import to_json
 from xdiff.sample import other_patient, sample
 from xdiff.train import train
 from xdiff.volumes import read_volume

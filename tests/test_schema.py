@@ -12,8 +12,9 @@ import yaml
 from conftest import overlays
 
 from xdiff import config as xcfg
-from xdiff.config import Config, from_dict, jobs, merge, to_json
+from xdiff.config import Config, jobs
 from xdiff.errors import InputError
+from xdiff.plain import from_dict, merge, to_json
 from xdiff.stats import base_of
 
 ROOT = Path(__file__).parents[1]

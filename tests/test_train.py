@@ -11,8 +11,9 @@ import pytest
 from conftest import Prepared
 
 from xdiff.checkpoint import read_weights, write_weights
-from xdiff.config import MethodEntry, to_json
+from xdiff.config import MethodEntry
 from xdiff.errors import InputError
+from xdiff.plain import to_json
 from xdiff.train import load_module, main, train
 
 LINEAR = MethodEntry("baselines.interpolation", {"kind": "linear"}, learns=False, min_k=2)

@@ -31,7 +31,6 @@ from xdiff.config import (
     EMBEDDED,
     Config,
     Job,
-    digest,
     jobs,
     load_config,
     method_json,
@@ -53,6 +52,7 @@ from xdiff.ledger import measured
 from xdiff.metrics.__main__ import collect
 from xdiff.metrics.evaluate import evaluate
 from xdiff.metrics.panel import build_panels
+from xdiff.plain import digest
 from xdiff.sample import sample
 from xdiff.segment import nnunet
 from xdiff.segment.evaluate import write_scores

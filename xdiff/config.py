@@ -6,20 +6,16 @@ Overlays merge maps and replace lists, as Snakemake does.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import itertools
-import json
 import os
 import re
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from xdiff.errors import InputError
+from xdiff.plain import from_dict, merge, one_of, to_json
 
 EMBEDDED = ("phantom-brain", "gaussian-field")  # made by the workflow itself, nothing to download
 LAYOUTS = ("bids", "brats", "msd", "tsv", "dicom", *EMBEDDED)
@@ -104,7 +100,7 @@ class Download:
     note: str = ""
 
     def __post_init__(self) -> None:
-        _one_of("download.kind", self.kind, ROUTES)
+        one_of("download.kind", self.kind, ROUTES)
         if not self.parts:
             raise InputError("cohorts.*.download.parts", "an empty list", "at least one address")
         if self.token_variable and not (self.apply_at and self.by_hand):
@@ -143,10 +139,10 @@ class Cohort:
     only: Only = field(default_factory=Only)
 
     def __post_init__(self) -> None:
-        _one_of("layout", self.layout, LAYOUTS)
-        _one_of("norm", self.norm, ("p99.5", "none"))
-        _one_of("foreground", self.foreground, ("nonzero", "otsu", "all"))
-        _one_of("skull_strip", self.skull_strip, ("", *SKULL_STRIP))
+        one_of("layout", self.layout, LAYOUTS)
+        one_of("norm", self.norm, ("p99.5", "none"))
+        one_of("foreground", self.foreground, ("nonzero", "otsu", "all"))
+        one_of("skull_strip", self.skull_strip, ("", *SKULL_STRIP))
         if self.skull_strip and (self.foreground != "nonzero" or self.layout in EMBEDDED):
             found = f"{self.skull_strip} with layout {self.layout} and foreground {self.foreground}"
             raise InputError("cohorts.*.skull_strip", found, "real volumes, and the nonzero foreground that stripping leaves")
@@ -177,8 +173,8 @@ class Grid:
     only: Only = field(default_factory=Only)
 
     def __post_init__(self) -> None:
-        _one_of("frame", self.frame, ("centred", "scanner"))
-        _one_of("native_axis", self.native_axis, ("", "axial", "coronal", "sagittal"))
+        one_of("frame", self.frame, ("centred", "scanner"))
+        one_of("native_axis", self.native_axis, ("", "axial", "coronal", "sagittal"))
         if self.spacing_mm <= 0 or min(self.shape) < 2 or len(self.shape) != 3:
             raise InputError("grids.*", f"shape {self.shape}, spacing {self.spacing_mm} mm", "three sizes >= 2 and a spacing > 0")
 
@@ -224,9 +220,9 @@ class Sweep:
 
     def __post_init__(self) -> None:
         for name in self.axis:
-            _one_of("axis", name, ("axial", "coronal", "sagittal"))
+            one_of("axis", name, ("axial", "coronal", "sagittal"))
         for name in self.policy:
-            _one_of("policy", name, POLICIES)
+            one_of("policy", name, POLICIES)
         for name in self.estimate:
             if name not in ("mean", "sample") and not re.fullmatch("mean_of_[1-9][0-9]*", name):
                 raise InputError("sweeps.*.estimate", name, "mean, sample or mean_of_N")
@@ -254,7 +250,7 @@ class Segment:
     runtime_min: int = 120
 
     def __post_init__(self) -> None:
-        _one_of("segment.tier", self.tier, TIERS)
+        one_of("segment.tier", self.tier, TIERS)
 
 
 @dataclass(frozen=True)
@@ -295,16 +291,16 @@ class Config:
     def __post_init__(self) -> None:
         for kind in ("cohorts", "grids", "methods", "sweeps"):
             for name in getattr(self.run, kind):
-                _one_of(f"run.{kind}", name, tuple(getattr(self, kind)))
+                one_of(f"run.{kind}", name, tuple(getattr(self, kind)))
         for name in self.run.segmented:
-            _one_of("run.segmented", name, tuple(self.sweeps))
+            one_of("run.segmented", name, tuple(self.sweeps))
         joined = [name for name in self.cohorts if JOIN in name]
         if joined:
             raise InputError("cohorts", repr(joined[0]), f"a name without {JOIN!r}, which joins cohorts in `trained_on`")
         for name in self.run.trained_on:
             parts = parts_of(name)
             for part in parts:
-                _one_of("run.trained_on", part, tuple(self.cohorts) if len(parts) > 1 else ("self", *self.cohorts))
+                one_of("run.trained_on", part, tuple(self.cohorts) if len(parts) > 1 else ("self", *self.cohorts))
             if len(set(parts)) < len(parts):
                 raise InputError("run.trained_on", repr(name), "each cohort once")
         _check_heads(self)
@@ -397,64 +393,6 @@ def source_folder(config: Config, cohort: str, data_root: Path | None = None) ->
     return (data_root or Path(config.data_root or os.environ.get("XDIFF_DATA_ROOT", "data"))) / (entry.root or cohort)
 
 
-def from_dict(cls: type, data: Any, where: str = "config") -> Any:
-    """Build a frozen dataclass from plain data. Raises InputError on unknown, missing or wrongly typed keys."""
-    if not isinstance(data, Mapping):
-        raise InputError(where, repr(data), f"a map with keys {[f.name for f in dataclasses.fields(cls)]}")
-    hints = typing.get_type_hints(cls)
-    unknown = [str(k) for k in data if k not in hints]
-    if unknown:
-        raise InputError(where, f"unknown key {unknown[0]!r}", f"one of {sorted(hints)}")
-    required = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
-    missing = [name for name in required if name not in data]
-    if missing:
-        raise InputError(where, f"no key {missing[0]!r}", f"the keys {required}")
-    return cls(**{key: _convert(hints[key], value, f"{where}.{key}") for key, value in data.items()})
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return None if value is None else _convert(args[0], value, where)
-    if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value, where)
-    if origin is tuple:
-        if not isinstance(value, Sequence) or isinstance(value, str):
-            raise InputError(where, repr(value), "a list")
-        return tuple(_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise InputError(where, repr(value), "a map")
-        return {_convert(args[0], k, where): _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
-    if hint is Any:
-        return value
-    return _scalar(hint, value, where)
-
-
-def _scalar(hint: type, value: Any, where: str) -> Any:
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is int and isinstance(value, str) and value.lstrip("-").isdigit():
-        return int(value)  # JSON turns integer keys into text
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise InputError(where, repr(value), f"a value of type {hint.__name__}")
-    return value
-
-
-def _one_of(where: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise InputError(where, repr(value), f"one of {list(allowed)}")
-
-
-def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """Overlay maps key by key and replace everything else, lists included (Snakemake's own semantics)."""
-    result = dict(base)
-    for key, value in overlay.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = merge(result[key], value) if both else value
-    return result
-
-
 def load_config(paths: Sequence[Path | str], overrides: Mapping[str, Any] | None = None) -> Config:
     """Read and merge YAML files, later ones over earlier ones, then `overrides`."""
     import yaml
@@ -473,12 +411,6 @@ def load_config(paths: Sequence[Path | str], overrides: Mapping[str, Any] | None
     return from_dict(Config, merge(data, overrides or {}))
 
 
-def to_json(entry: Any) -> str:
-    """Canonical JSON of a dataclass or plain data; what jobs are given and what hashes are made of."""
-    data = dataclasses.asdict(entry) if dataclasses.is_dataclass(entry) else entry
-    return json.dumps(data, sort_keys=True, separators=(",", ":"))
-
-
 def method_json(entry: MethodEntry) -> str:
     """What of a method's entry its results depend on: not its resources, so that more memory does not mean training again."""
     keys = ("module", "params", "estimates", "stepped", "min_k")
@@ -488,8 +420,3 @@ def method_json(entry: MethodEntry) -> str:
 def segment_json(entry: Segment) -> str:
     """What of it the segmenter depends on: not its resources."""
     return to_json({key: getattr(entry, key) for key in ("tier", "epochs", "iterations")})
-
-
-def digest(entry: Any) -> str:
-    """First 12 hexadecimal digits of the sha256 of an entry's canonical JSON."""
-    return hashlib.sha256(to_json(entry).encode()).hexdigest()[:12]

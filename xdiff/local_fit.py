@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from xdiff.checkpoint import Tensors, keep_once
-from xdiff.config import digest
 from xdiff.cuda import training_device
 from xdiff.data.split import Split, patient_of
 from xdiff.data.store import Store
@@ -27,6 +26,7 @@ from xdiff.gaussian_fit import fit
 from xdiff.kinds import Kinds
 from xdiff.local import LOG_STD, POWERS, Core, LocalNetwork, features, powers, seen_something
 from xdiff.observation import NotEnoughSections, Point, choose_planes, leaves_enough_unseen, observe, well_filled
+from xdiff.plain import digest
 from xdiff.planes import AXES, AXIS_NAMES
 from xdiff.registration import WarpSettings, fit_warps, warped_volumes
 from xdiff.view import View

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from xdiff import cuda
 from xdiff.budget import OutOfTime, time_left_s
 from xdiff.checkpoint import read_state, write_state
-from xdiff.config import from_dict
 from xdiff.draws import DrawSettings
 from xdiff.errors import InputError
 from xdiff.local_fit import CoreSettings
+from xdiff.plain import from_dict
 from xdiff.progress import Progress
 
 CHECKPOINT = "checkpoint.json"  # the index; its shards lie beside it

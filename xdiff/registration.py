@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from xdiff.checkpoint import Tensors, keep_once
-from xdiff.config import digest
 from xdiff.cuda import training_device
 from xdiff.data.split import patient_of
 from xdiff.data.store import Store
 from xdiff.errors import InputError
+from xdiff.plain import digest
 
 VERSION = 1  # raise when the same settings fit something else
 LEVELS = (4, 2, 1)  # times control_mm: coarse to fine

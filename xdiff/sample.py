@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 
 from xdiff.checkpoint import read_weights
-from xdiff.config import MethodEntry, Sweep, digest, from_dict, given_contrasts
+from xdiff.config import MethodEntry, Sweep, given_contrasts
 from xdiff.data.split import Split, patient_of, read_split, shard_of
 from xdiff.data.store import Store
 from xdiff.errors import InputError, NotSupported
@@ -45,6 +45,7 @@ from xdiff.observation import (
     observe,
     points_of,
 )
+from xdiff.plain import digest, from_dict
 from xdiff.planes import AnyPlane
 from xdiff.train import MODEL_VERSION, load_module
 from xdiff.volumes import write_volume

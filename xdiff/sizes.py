@@ -17,7 +17,7 @@ import numpy as np
 from scipy import ndimage
 
 from xdiff.checkpoint import read_weights, write_weights
-from xdiff.config import Cohort, Config, Grid, MethodEntry, SplitRule, from_dict
+from xdiff.config import Cohort, Config, Grid, MethodEntry, SplitRule
 from xdiff.data.preprocess import preprocess
 from xdiff.data.split import Split, split_by_count
 from xdiff.data.store import Store
@@ -26,6 +26,7 @@ from xdiff.gaussian_fit import MAX_ROWS_MIB
 from xdiff.local_fit import CoreSettings
 from xdiff.loop import TrainingSettings
 from xdiff.observation import NotEnoughSections, Observation, Point, choose_planes, leaves_enough_unseen, observe
+from xdiff.plain import from_dict
 from xdiff.train import load_module
 from xdiff.volumes import write_volume
 

@@ -28,7 +28,7 @@ from xdiff import __version__
 from xdiff.budget import OutOfTime, time_budget, time_left_s
 from xdiff.checkpoint import read_weights
 from xdiff.clocks import LEAST, NetworkClock, commit, seconds_of, timed, warmed
-from xdiff.config import Config, MethodEntry, Sweep, digest
+from xdiff.config import Config, MethodEntry, Sweep
 from xdiff.cuda import fast_kernels, training_device
 from xdiff.draws import ECHO
 from xdiff.errors import InputError, NotSupported
@@ -37,6 +37,7 @@ from xdiff.local import Core
 from xdiff.loop import Trainer, batches
 from xdiff.metrics.evaluate import evaluate
 from xdiff.observation import Observation
+from xdiff.plain import digest
 from xdiff.sample import device_name, sample
 from xdiff.sizes import (
     ROWS,

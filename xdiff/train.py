@@ -23,11 +23,12 @@ from types import ModuleType
 
 from xdiff.budget import OutOfTime, time_budget
 from xdiff.checkpoint import HISTORY, read_weights, write_weights
-from xdiff.config import MethodEntry, digest, from_dict
+from xdiff.config import MethodEntry
 from xdiff.data.joint import JointStore, open_data
 from xdiff.data.split import Split
 from xdiff.data.store import Store
 from xdiff.errors import InputError
+from xdiff.plain import digest, from_dict
 
 UNFINISHED = 75  # exit status EX_TEMPFAIL of sysexits.h: the same command goes on
 MODEL_VERSION = 2  # raise when a method's weights or results change their meaning

@@ -15,11 +15,12 @@ from filelock import FileLock
 from routes import COHORTS, IXI, files_below, ixi, msd, nifti, openneuro, refused, served
 from web import Web, dies_after, md5, page, serving, status, tar_of, zip_of
 
-from xdiff.config import Cohort, Download, Remote, from_dict, to_json
+from xdiff.config import Cohort, Download, Remote
 from xdiff.data import __main__ as data_main
 from xdiff.data.cohorts import find_subjects, read_subject
 from xdiff.data.download import CARD, FILES, RECORD, download
 from xdiff.errors import InputError
+from xdiff.plain import from_dict, to_json
 
 REAL = {
     "msd-brats": ["https://msd-for-monai.s3-us-west-2.amazonaws.com/Task01_BrainTumour.tar 240a19d752f0d9e9101544901065d872"],

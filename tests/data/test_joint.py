@@ -10,13 +10,14 @@ import pytest
 from conftest import FIELD_SHAPE, Prepared, prepare
 
 from xdiff.checkpoint import read_weights
-from xdiff.config import Cohort, Grid, MethodEntry, SplitRule, Sweep, to_json
+from xdiff.config import Cohort, Grid, MethodEntry, SplitRule, Sweep
 from xdiff.data.gaussian_field import write_gaussian_field
 from xdiff.data.joint import JointStore, join, open_data
 from xdiff.data.split import Split, make_split, patient_of, write_split
 from xdiff.data.store import Store
 from xdiff.errors import InputError
 from xdiff.gaussian_fit import training_rows
+from xdiff.plain import to_json
 from xdiff.sample import sample
 from xdiff.train import main, train
 

@@ -8,8 +8,9 @@ import pytest
 import yaml
 from conftest import PRESETS, REPOSITORY, overlays, snakemake
 
-from xdiff.config import Cohort, Config, from_dict, load_config
+from xdiff.config import Cohort, Config, load_config
 from xdiff.data.overlap import ANY_YEAR, MSD, TCGA, UPENN, collection_of, overlap_warnings, shared, warn_of_overlaps
+from xdiff.plain import from_dict
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from conftest import PRESETS, job_counts, snakemake
 from routes import served
 from web import serving, status
 
-from xdiff.config import to_json
+from xdiff.plain import to_json
 
 RUN = "grids: {small: {shape: [12, 14, 10], spacing_mm: 2.0}}\nrun: {grids: [small], methods: [linear], sweeps: [slices]"
 

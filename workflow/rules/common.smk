@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 import xdiff.config as xcfg
+from xdiff import plain
 from xdiff.data.overlap import warn_of_overlaps
 from xdiff.errors import InputError
 
 try:
-    CFG = xcfg.from_dict(xcfg.Config, config)
+    CFG = plain.from_dict(xcfg.Config, config)
 except InputError as error:
     raise WorkflowError(str(error)) from error
 
@@ -124,7 +125,7 @@ OPEN = [name for name, entry in CFG.cohorts.items() if entry.download and name n
 
 def source_of(cohort):
     """A cohort's entry without what does not concern its raw files: another split is no reason to look for them again."""
-    return xcfg.to_json(dataclasses.replace(CFG.cohorts[cohort], split=xcfg.SplitRule(), only=xcfg.Only()))
+    return plain.to_json(dataclasses.replace(CFG.cohorts[cohort], split=xcfg.SplitRule(), only=xcfg.Only()))
 
 
 def download_mb(wildcards):

@@ -17,7 +17,7 @@ rule generate:
         runtime=30,
         disk_mb=2000,
     params:
-        entry=lambda wc: xcfg.to_json(CFG.cohorts[wc.cohort]),
+        entry=lambda wc: plain.to_json(CFG.cohorts[wc.cohort]),
     shell:
         "(OMP_NUM_THREADS=1 python -m xdiff.data generate --entry {params.entry:q} --out $(dirname {output:q}) --workers {threads}"
         " && date > {output:q}) > {log:q} 2>&1"
@@ -41,7 +41,7 @@ rule skull_strip:
         runtime=600,
         disk_mb=20000,
     params:
-        entry=lambda wc: xcfg.to_json(CFG.cohorts[wc.cohort]),
+        entry=lambda wc: plain.to_json(CFG.cohorts[wc.cohort]),
         root=lambda wc: str(xcfg.source_folder(CFG, wc.cohort)),
     shell:
         "(python -m xdiff.data strip --entry {params.entry:q} --root {params.root:q} --out $(dirname {output:q})"
@@ -65,7 +65,7 @@ rule split:
         runtime=10,
         disk_mb=10,
     params:
-        entry=lambda wc: xcfg.to_json(CFG.cohorts[wc.cohort]),
+        entry=lambda wc: plain.to_json(CFG.cohorts[wc.cohort]),
         root=lambda wc: root_of(wc.cohort),
         file=lambda wc: split_file_of(wc.cohort),
     shell:
@@ -96,7 +96,7 @@ rule centres:
         runtime=120,
         disk_mb=100,
     params:
-        entry=lambda wc: xcfg.to_json(CFG.cohorts[wc.cohort]),
+        entry=lambda wc: plain.to_json(CFG.cohorts[wc.cohort]),
         root=lambda wc: root_of(wc.cohort),
         shard=lambda wc: wc.shard.replace("-of-", "/"),
     shell:
@@ -124,8 +124,8 @@ rule preprocess_shard:
         runtime=120,
         disk_mb=5000,
     params:
-        entry=lambda wc: xcfg.to_json(CFG.cohorts[wc.cohort]),
-        grid=lambda wc: xcfg.to_json(CFG.grids[wc.grid]),
+        entry=lambda wc: plain.to_json(CFG.cohorts[wc.cohort]),
+        grid=lambda wc: plain.to_json(CFG.grids[wc.grid]),
         root=lambda wc: root_of(wc.cohort),
         shard=lambda wc: wc.shard.replace("-of-", "/"),
     shell:
@@ -156,8 +156,8 @@ rule preprocess:
         runtime=120,
         disk_mb=5000,
     params:
-        entry=lambda wc: xcfg.to_json(CFG.cohorts[wc.cohort]),
-        grid=lambda wc: xcfg.to_json(CFG.grids[wc.grid]),
+        entry=lambda wc: plain.to_json(CFG.cohorts[wc.cohort]),
+        grid=lambda wc: plain.to_json(CFG.grids[wc.grid]),
         root=lambda wc: root_of(wc.cohort),
     shell:
         "OMP_NUM_THREADS=1 python -m xdiff.data preprocess --entry {params.entry:q} --grid {params.grid:q}"

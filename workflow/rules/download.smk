@@ -50,7 +50,7 @@ rule card:
         runtime=10,
         disk_mb=10,
     params:
-        entry=lambda wc: xcfg.to_json(CFG.cohorts[wc.cohort]),
+        entry=lambda wc: plain.to_json(CFG.cohorts[wc.cohort]),
         root=lambda wc: root_of(wc.cohort),
     shell:
         "python -m xdiff.data card --entry {params.entry:q} --root {params.root:q} --out {output:q} > {log:q} 2>&1"

@@ -24,7 +24,7 @@ rule sample:
         disk_mb=5000,
     params:
         entry=lambda wc: xcfg.method_json(CFG.methods[wc.method]),
-        sweep=lambda wc: xcfg.to_json(CFG.sweeps[wc.sweep]),
+        sweep=lambda wc: plain.to_json(CFG.sweeps[wc.sweep]),
         shard=lambda wc: wc.shard.replace("-of-", "/"),
     shell:
         "OMP_NUM_THREADS={threads} python -m xdiff.sample --entry {params.entry:q} --sweep {params.sweep:q} --shard {params.shard}"

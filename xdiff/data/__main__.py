@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from xdiff.config import Cohort, Grid, from_dict, to_json
+from xdiff.config import Cohort, Grid
 from xdiff.data.card import write_card
 from xdiff.data.cohorts import find_subjects
 from xdiff.data.preprocess import find_centres, preprocess, preprocess_shard
 from xdiff.data.skull_strip import skull_strip
 from xdiff.data.split import read_split, split_by_rule, unlisted, write_split
 from xdiff.errors import InputError, ManyInputErrors
+from xdiff.plain import from_dict, to_json
 
 VERBS = {
     "generate": "write an embedded cohort",

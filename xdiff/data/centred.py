@@ -8,9 +8,9 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from xdiff.config import digest
 from xdiff.data.store import Store
 from xdiff.errors import InputError
+from xdiff.plain import digest
 from xdiff.planes import shifted
 
 

@@ -23,11 +23,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from xdiff.config import Cohort, Download, Remote, digest
+from xdiff.config import Cohort, Download, Remote
 from xdiff.data.archives import Placed, placed, unpack
 from xdiff.data.card import RECORD, write_card
 from xdiff.data.fetch import Fetched, fetch, need_room, new_session
 from xdiff.errors import InputError
+from xdiff.plain import digest
 
 FILES = "files.tsv"  # path, name at the source and bytes of every file
 SYNAPSE_VARIABLE = "SYNAPSE_AUTH_TOKEN"  # the one that synapseclient reads

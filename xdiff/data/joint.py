@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from xdiff.config import digest
 from xdiff.data.split import SEPARATOR, Split, make_split, patient_of, read_split
 from xdiff.data.store import Store
 from xdiff.errors import InputError
+from xdiff.plain import digest
 
 _SAME = ("grid", "shape", "spacing_mm", "native_axis", "frame", "norm", "contrasts")
 

@@ -16,12 +16,13 @@ import pandas as pd
 from scipy import ndimage
 from tqdm import tqdm
 
-from xdiff.config import Cohort, Grid, digest
+from xdiff.config import Cohort, Grid
 from xdiff.data.cohorts import Files, Subject, find_subjects, read_subject
 from xdiff.data.split import Split, shard_of
 from xdiff.data.workers import each
 from xdiff.errors import InputError, ManyInputErrors
 from xdiff.observation import intensity_scale
+from xdiff.plain import digest
 from xdiff.planes import AXES
 from xdiff.volumes import spacing_of
 

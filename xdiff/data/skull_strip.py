@@ -19,10 +19,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xdiff.config import Cohort, digest
+from xdiff.config import Cohort
 from xdiff.data.cohorts import Files, find_subjects
 from xdiff.data.layouts import TABLE
 from xdiff.errors import InputError, ManyInputErrors
+from xdiff.plain import digest
 from xdiff.volumes import Volume, check_same_pose, read_labels, read_volume, spacing_of, write_volume
 
 RECORD = "stripped.json"

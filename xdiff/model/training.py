@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from xdiff.augment import Augmentation
 from xdiff.checkpoint import HISTORY, Tensors, keep_once
-from xdiff.config import digest
 from xdiff.data.split import Split
 from xdiff.data.store import Store
 from xdiff.draws import Checks, Draw, Draws, importance, mean_gain, residual
@@ -24,6 +23,7 @@ from xdiff.model import diffusion
 from xdiff.model.network import Network
 from xdiff.model.sampler import Denoiser, Fusion, SamplerSettings, axis_estimates, mean_residual
 from xdiff.model.spectrum import Spectra, fit_spectra
+from xdiff.plain import digest
 from xdiff.planes import common_axis, per_section
 
 VERSION = 2  # raise when the same settings train something else

@@ -7,10 +7,10 @@ import json
 import sys
 from pathlib import Path
 
-from xdiff.config import from_dict
 from xdiff.data.split import read_split
 from xdiff.data.store import Store
 from xdiff.errors import InputError
+from xdiff.plain import from_dict
 from xdiff.segment.evaluate import write_scores
 from xdiff.segment.masks import KINDS, make_masks
 from xdiff.segment.nnunet import Settings, train

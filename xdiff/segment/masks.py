@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xdiff.config import digest
 from xdiff.data.store import Store
 from xdiff.errors import InputError, NotSupported
 from xdiff.metrics.evaluate import load_prediction, parse_given
+from xdiff.plain import digest
 from xdiff.planes import AnyPlane, Plane, common_axis
 from xdiff.segment.nnunet import INDEX, Segmenter
 from xdiff.segment.regions import regions_of

@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xdiff.config import digest
 from xdiff.data.cohorts import foreground
 from xdiff.data.split import Split
 from xdiff.data.store import Store
 from xdiff.errors import InputError
+from xdiff.plain import digest
 from xdiff.segment.regions import regions_of
 from xdiff.volumes import read_labels, read_volume, write_volume
 
