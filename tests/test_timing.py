@@ -51,7 +51,7 @@ def test_volumes_are_heads_in_an_empty_array_and_all_different() -> None:
     one, other = volume(size, 0), volume(size, 1)
     assert one.shape == (2, 20, 24, 18) and one.dtype == np.float32
     np.testing.assert_array_equal(one, volume(size, 0))
-    assert (one > 0).mean() == pytest.approx(4 / 3 * np.pi * 0.4**3, abs=0.03)
+    assert (one > 0).mean() == pytest.approx(4 / 3 * np.pi * 0.38**3, abs=0.03)
     assert one[one > 0].mean() == pytest.approx(1, abs=0.1) and one.min() == 0
     assert not np.array_equal(one, other) and not np.array_equal(one[0], one[1])
 
