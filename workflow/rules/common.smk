@@ -98,10 +98,6 @@ def metrics_of(job, shard):
     return f"results/metrics/{folder_of(job)}/{shard}.tsv"
 
 
-def segmenter_of(cohort, grid):
-    return f"results/models/{cohort}/{grid}/nnunet/segmenter.json"
-
-
 def in_sweep(job, wc):
     """Whether a job is of the cohort, grid, training set and sweep that wildcards name."""
     return all(getattr(job, name) == getattr(wc, name) for name in ("cohort", "grid", "trained_on", "sweep"))
@@ -136,3 +132,14 @@ def download_mb(wildcards):
 def any_of(names):
     """A constraint that fits these names, and nothing where there are none."""
     return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def tumours_of(name):
+    """Panels of tumours of a reference run that segmented, or nothing."""
+    path = Path(REPOSITORY) / f"results/reference/{name}/tumour_panel.npz"
+    return str(path) if path.exists() else []
+
+
+def shards_of(stem):
+    """What must be done of a store before it is joined, or before its grid can be placed; nothing where it is done in one job."""
+    return [f"results/data/{{cohort}}/{{grid}}/shards/{stem}-{shard}.done" for shard in DATA_SHARDS]

@@ -72,11 +72,6 @@ rule split:
         "python -m xdiff.data split --entry {params.entry:q} --root {params.root:q} {params.file} --out {output:q} > {log:q} 2>&1"
 
 
-def shards_of(stem):
-    """What must be done of a store before it is joined, or before its grid can be placed; nothing where it is done in one job."""
-    return [f"results/data/{{cohort}}/{{grid}}/shards/{stem}-{shard}.done" for shard in DATA_SHARDS]
-
-
 rule centres:
     # Frame `scanner` is placed by the training subjects of all shards: where a shard's lie.
     input:

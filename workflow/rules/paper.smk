@@ -8,12 +8,6 @@ FIGURE_MODULES += ("tumour_figures", "tumour_panel", "tumours")
 FIGURE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in FIGURE_MODULES]
 
 
-def tumours_of(name):
-    """Panels of tumours of a reference run that segmented, or nothing."""
-    path = Path(REPOSITORY) / f"results/reference/{name}/tumour_panel.npz"
-    return str(path) if path.exists() else []
-
-
 rule tables:
     input:
         metrics="results/metrics/all.tsv",
