@@ -40,13 +40,13 @@ for f in sorted(glob.glob(a.input + "/*.nii.gz")):
 """
 
 
-def head(top: float) -> np.ndarray:
+def head(top: float, seed: int = 0) -> np.ndarray:
     """Brain of 600 in a skull of 100 under a scalp of 400, noise about it; one voxel of `top` tells the stand-ins what to do: up
     to 890 a mask (of that voxel alone from 800), up to 990 none, beyond it an error."""
     grid = np.stack(np.meshgrid(*(np.linspace(-1.2, 1.2, n) for n in (40, 44, 36)), indexing="ij"))
     radius = np.sqrt((grid**2).sum(axis=0))
     tissue = np.select([radius < 0.82, radius < 0.9, radius < 1.0], [600, 100, 400], 0)
-    image = tissue + np.random.default_rng(0).uniform(1, 9, tissue.shape)
+    image = tissue + np.random.default_rng(seed).uniform(1, 9, tissue.shape)
     image[20, 22, 18] = top
     return image.astype(np.float32)
 
@@ -55,7 +55,7 @@ def write_head(root: Path, i: int, top: float = 700) -> Path:
     """T1w and FLAIR of subject i, the second twice as bright. The T1w."""
     stem = f"sub-{i:02d}/anat/sub-{i:02d}"
     for suffix, scale in (("T1w", 1.0), ("FLAIR", 2.0)):
-        write_volume(root / f"{stem}_{suffix}.nii.gz", head(top) * scale, AFFINE)
+        write_volume(root / f"{stem}_{suffix}.nii.gz", head(top, i) * scale, AFFINE)
     return root / f"{stem}_T1w.nii.gz"
 
 
