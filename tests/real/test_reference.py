@@ -38,13 +38,13 @@ def configuration(preset: str) -> Config:
 
 @pytest.mark.parametrize(
     ("preset", "cohort", "spacing_mm"),
-    [("real-brains-2mm", COHORT, 1.5), ("real-brains-2mm", "ixi-2mm", 2.0), ("tumour-lgg", "tcga-lgg", None)],
+    [("real-brains-2mm", COHORT, 1.5), ("real-brains-2mm", "ixi-2mm", 2.0), ("tumour-lgg", "tcga-lgg.fold1", None)],
 )
 def test_first_subject_of_a_real_cohort_reads(preset: str, cohort: str, spacing_mm: float | None) -> None:
-    if not (ROOT / cohort).is_dir():
-        pytest.skip(f"no {ROOT / cohort}")
     entry = configuration(preset).cohorts[cohort]
-    subject = read_subject(find_subjects(entry, ROOT / cohort)[0], entry)
+    if not (ROOT / entry.root).is_dir():
+        pytest.skip(f"no {ROOT / entry.root}")
+    subject = read_subject(find_subjects(entry, ROOT / entry.root)[0], entry)
     found_mm = np.linalg.norm(subject.affine[:3, :3], axis=0)
     extent_mm = np.ptp(np.argwhere(subject.foreground), axis=0) * found_mm
     assert subject.images.shape[0] == 1 and subject.images.dtype == np.float32 and np.isfinite(subject.images).all()
