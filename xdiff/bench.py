@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +38,7 @@ from xdiff.config import (
     segment_jobs,
     segment_json,
     source_folder,
+    with_real,
 )
 from xdiff.data.__main__ import generate, split
 from xdiff.data.joint import open_data
@@ -109,11 +109,6 @@ def steps(config: Config) -> Iterator[Step]:
     yield from (Step("segmenter", at) for at in sorted({(job.cohort, job.grid) for job in masked}))
     yield from (Step("segment", job) for job in with_real(masked))
     yield Step("collect")
-
-
-def with_real(masked: Sequence[Job]) -> list[Job]:
-    """The jobs whose volumes are segmented, and after them, as methods, the real volumes and the control of every sweep."""
-    return [*masked, *dict.fromkeys(job._replace(method=name) for job in masked for name in REAL.values())]
 
 
 def tasks(config: Config, out: Path, data_root: Path | None) -> Iterator[Task]:
@@ -252,7 +247,7 @@ def _mask_scores(job: Job, out: Path) -> Path:
 
 
 def _train_segmenter(config: Config, cohort: str, grid: str, out: Path) -> None:
-    data, settings = out / "data" / cohort, nnunet.Settings(**json.loads(segment_json(config.segment)))
+    data, settings = out / "data" / cohort, nnunet.Settings(config.segment.tier, config.segment.epochs, config.segment.iterations)
     nnunet.train(Store(data / grid), read_split(data / "split.tsv"), settings, _segmenter(cohort, grid, out))
 
 

@@ -8,6 +8,7 @@ from xdiff.layout import (
     TRIVIAL,
     Setting,
     base_setting,
+    chosen_ks,
     difference_from,
     families,
     in_setting,
@@ -55,12 +56,6 @@ def distance_curves(metrics: pd.DataFrame) -> pd.DataFrame:
     curves = summarise(metrics[wanted], [*POINT, *ROW, "x"])
     most = curves.groupby([*POINT, *ROW])["n"].transform("max")
     return curves[2 * curves["n"] >= most]
-
-
-def chosen_ks(curves: pd.DataFrame) -> list[int]:
-    """K = 1 and 5 where there are such rows, else the first two K."""
-    present = sorted(int(k) for k in curves["K"].unique())
-    return [k for k in (1, 5) if k in present] or present[:2]
 
 
 def setting_panels(metrics: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

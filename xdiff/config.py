@@ -21,6 +21,7 @@ EMBEDDED = ("phantom-brain", "gaussian-field")  # made by the workflow itself, n
 LAYOUTS = ("bids", "brats", "msd", "tsv", "dicom", *EMBEDDED)
 POLICIES = ("uniform", "centre", "random", "tumour", "off_tumour", "orthogonal", "tilted", "every_fifth", "swap")
 OWN_NUMBER = ("every_fifth",)  # policies that give as many sections as the head has room for: their K is 0
+BESIDE = ("truth", "mask_linear")  # rows of masks that are of no method: of the real volumes, and of no image at all
 TIERS = ("cpu", "gpu", "full")
 SKULL_STRIP = ("hd-bet", "deepbet")
 ROUTES = ("http", "s3", "synapse")
@@ -358,6 +359,11 @@ def jobs(config: Config) -> list[Job]:
 def segment_jobs(config: Config) -> list[Job]:
     """Those of the jobs whose volumes are segmented."""
     return [job for job in jobs(config) if job.sweep in config.run.segmented and config.cohorts[job.cohort].labels]
+
+
+def with_real(masked: Sequence[Job]) -> list[Job]:
+    """The jobs whose volumes are segmented, and after them, as methods, the real volumes and the control of every sweep."""
+    return [*masked, *dict.fromkeys(job._replace(method=name) for job in masked for name in BESIDE)]
 
 
 def without_fold(cohort: str) -> str:

@@ -24,7 +24,7 @@ from xdiff.data.split import SIDES, Split, rank, read_split
 from xdiff.data.store import Store
 from xdiff.drawing import PAGE_IN, STYLE
 from xdiff.errors import InputError
-from xdiff.planes import AXES
+from xdiff.planes import AXES, per_section, upright
 
 SHOWN = 3  # subjects of the montage
 COUNTED = 30  # subjects of the histogram: what it costs does not grow with the cohort
@@ -40,15 +40,10 @@ def chosen(split: Split, count: int) -> list[str]:
     return sorted(sorted(split.side("train"), key=lambda subject: rank(1, subject))[:count])
 
 
-def section(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
-    """A section of (X, Y, Z) as a picture: anterior or superior on top, the subject's left or back on the left."""
-    return volume.take(index, axis).T[::-1]
-
-
 def middle(foreground: np.ndarray, labels: np.ndarray | None) -> list[int]:
     """Along every axis the section with most labelled voxels; without labels the middle of the foreground's box."""
     if labels is not None and labels.any():
-        return [int((labels > 0).sum(axis=tuple({0, 1, 2} - {axis})).argmax()) for axis in range(3)]
+        return [int(per_section(labels > 0, axis).argmax()) for axis in range(3)]
     voxels = np.argwhere(foreground if foreground.any() else np.ones_like(foreground))  # none where the grid misses the subject
     return ((voxels.min(axis=0) + voxels.max(axis=0)) // 2).tolist()
 
@@ -66,12 +61,12 @@ def montage(store: Store, subjects: Sequence[str]) -> Figure:
         for ax, (view, contrast) in zip(row, views, strict=True):
             axis = AXES[view]
             across, up = (a for a in range(3) if a != axis)
-            image = section(volume[contrast], axis, at[axis])
+            image = upright(volume[contrast], axis, at[axis])
             ax.imshow(image, cmap="gray", **_window(store, volume[contrast]), aspect=spacing[up] / spacing[across])
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
             if labels is not None:
-                _outline(ax, section(labels, axis, at[axis]), store)
+                _outline(ax, upright(labels, axis, at[axis]), store)
                 ax.set(xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5))
     for ax, (view, contrast) in zip(axes[0], views, strict=True):
         ax.set_title(f"{store.contrasts[contrast]}, {view}", fontsize=7, pad=3)
@@ -88,8 +83,8 @@ def _window(store: Store, image: np.ndarray) -> dict[str, float]:
 
 def _colours(store: Store) -> dict[int, tuple[str, str]]:
     """Label -> its name and colour."""
-    names = {int(value): name for value, name in store.info["labels"].items()}
-    return {value: (name, LABEL_COLOURS[i % len(LABEL_COLOURS)]) for i, (value, name) in enumerate(sorted(names.items()))}
+    named = enumerate(sorted(store.label_names.items()))
+    return {value: (name, LABEL_COLOURS[i % len(LABEL_COLOURS)]) for i, (value, name) in named}
 
 
 def _outline(ax: Axes, labels: np.ndarray, store: Store) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
@@ -95,3 +96,24 @@ def page(titles: Sequence[str], heights_in: Sequence[float], look: Look) -> tupl
 def bars(data: pd.DataFrame) -> np.ndarray:
     """Lengths (2, points) of the error bars; none where there is no interval."""
     return np.nan_to_num(np.stack([data["mean"] - data["lo"], data["hi"] - data["mean"]])).clip(min=0)
+
+
+def rows_of(data: pd.DataFrame, key: tuple) -> pd.DataFrame:
+    """Those of one row of the tables: `key` is (method, estimate, steps)."""
+    return data[(data["method"] == key[0]) & (data["estimate"] == key[1]) & (data["steps"] == key[2])]
+
+
+def lines(ax: Axes, data: pd.DataFrame, x: str, look: Look) -> None:
+    """A line with bars for every row of the tables, `mean` against the column `x`."""
+    for key, style in look.items():
+        own = rows_of(data, key).sort_values(x)
+        if len(own):
+            ax.errorbar(own[x], own["mean"], yerr=bars(own), elinewidth=0.7, zorder=3 if key[0] == "xdiff" else 2, **style)
+
+
+def k_axis(ax: Axes, ks: Sequence[int]) -> None:
+    """K from 1 to 31 on a logarithmic axis that names the K there are and nothing else."""
+    ax.set_xscale("log")
+    ax.set_xticks(ks, [str(k) for k in ks])
+    ax.minorticks_off()
+    ax.set_xlabel("given slices K")

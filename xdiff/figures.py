@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 from xdiff import ablation_figure, captions, quality_vs_seconds, step_sweep, training_curves, tumour_figures, tumour_panel
 from xdiff.captions import NothingToShow
-from xdiff.drawing import PAGE_IN, STYLE, Look, bars, looks, page
-from xdiff.layout import base_setting, families, in_setting
+from xdiff.drawing import PAGE_IN, STYLE, Look, bars, k_axis, lines, looks, page, rows_of
+from xdiff.layout import base_setting, chosen_ks, families, in_setting
 from xdiff.panel import panel_figure, read_panels
 from xdiff.stats import is_history, of_masks, one_step_count, read_metrics, without_ablations
 
@@ -45,8 +45,8 @@ def psnr_vs_k(metrics: pd.DataFrame) -> Figure:
         panels |= {"gain over gaussian, unseen (dB)": gain} if len(gain) else {}
         axes = block.subplots(1, len(panels))
         for ax, (name, data) in zip(axes, panels.items(), strict=True):
-            _lines(ax, data, "K", look)
-            _k_axis(ax, sorted(own["K"].unique()))
+            lines(ax, data, "K", look)
+            k_axis(ax, sorted(own["K"].unique()))
             ax.set_title(name)
         if len(gain):
             _gain_axis(axes[-1])
@@ -63,10 +63,10 @@ def error_vs_distance(metrics: pd.DataFrame) -> Figure:
     fig, blocks = page([title for title, _ in parts], [2.1] * len(parts), look)
     for block, (_, own) in zip(blocks, parts, strict=True):
         own = own[in_setting(own, base_setting(own))]
-        ks = captions.chosen_ks(own)
+        ks = chosen_ks(own)
         axes = block.subplots(1, len(ks), sharey=True, squeeze=False)[0]
         for ax, k in zip(axes, ks, strict=True):
-            _lines(ax, own[own["K"] == k], "x", look)
+            lines(ax, own[own["K"] == k], "x", look)
             ax.set_title(f"K = {k}")
             ax.set_xlabel("distance to the nearest given slice (mm)")
         axes[0].set_ylabel("PSNR (dB)")
@@ -84,7 +84,7 @@ def axes_policies(metrics: pd.DataFrame) -> Figure:
     fig, blocks = page([title for title, _ in parts], heights, look)
     for block, (_, own) in zip(blocks, parts, strict=True):
         names = list(own["setting"].unique())
-        ks = captions.chosen_ks(own)
+        ks = chosen_ks(own)
         axes = block.subplots(1, len(ks), sharey=True, squeeze=False)[0]
         for ax, k in zip(axes, ks, strict=True):
             _dots(ax, own[own["K"] == k], names, look)
@@ -93,22 +93,11 @@ def axes_policies(metrics: pd.DataFrame) -> Figure:
     return fig
 
 
-def _rows(data: pd.DataFrame, key: tuple) -> pd.DataFrame:
-    return data[(data["method"] == key[0]) & (data["estimate"] == key[1]) & (data["steps"] == key[2])]
-
-
-def _lines(ax: Axes, data: pd.DataFrame, x: str, look: Look) -> None:
-    for key, style in look.items():
-        own = _rows(data, key).sort_values(x)
-        if len(own):
-            ax.errorbar(own[x], own["mean"], yerr=bars(own), elinewidth=0.7, zorder=3 if key[0] == "xdiff" else 2, **style)
-
-
 def _dots(ax: Axes, data: pd.DataFrame, names: Sequence[str], look: Look) -> None:
     """One line per setting, the rows of the table side by side within it, with grey bands between settings."""
-    present = [key for key in look if len(_rows(data, key))]
+    present = [key for key in look if len(rows_of(data, key))]
     for i, key in enumerate(present):
-        own = _rows(data, key)
+        own = rows_of(data, key)
         y = [names.index(s) + 0.76 * ((i + 0.5) / len(present) - 0.5) for s in own["setting"]]
         ax.errorbar(own["mean"], y, xerr=bars(own), elinewidth=0.7, **look[key] | dict(linestyle="none", markersize=3.5))
     for i in range(0, len(names), 2):
@@ -117,14 +106,6 @@ def _dots(ax: Axes, data: pd.DataFrame, names: Sequence[str], look: Look) -> Non
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
     ax.grid(False, axis="y")
-
-
-def _k_axis(ax: Axes, ks: Sequence[int]) -> None:
-    """K from 1 to 31 on a logarithmic axis that names the K there are and nothing else."""
-    ax.set_xscale("log")
-    ax.set_xticks(ks, [str(k) for k in ks])
-    ax.minorticks_off()
-    ax.set_xlabel("given slices K")
 
 
 def _gain_axis(ax: Axes) -> None:

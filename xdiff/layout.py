@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from xdiff.config import BESIDE
 from xdiff.markup import DASH, Cell, Table
 from xdiff.stats import ROW, base_of, one_step_count, rows_among, without_ablations
 
@@ -19,7 +20,6 @@ METHODS = [
     *(*TRIVIAL, "gaussian_posed", "gaussian_local", "gaussian_local_posed"),
     *("unet", "unet2d", "mednerf", "tpdm", "score", "flow3d", "xdiff_paper", "xdiff", "mask_linear", "truth"),
 ]
-NO_RIVALS = ("mask_linear", "truth")  # the control and the ceiling of the tumour scores
 REGION_NOTES = {
     "unseen": "squared error over all non-given voxels per non-given foreground voxel (the headline)",
     "unseen_masked": "non-given foreground voxels only",
@@ -31,10 +31,10 @@ _WIDEST = 8  # columns of numbers that still fit a page
 
 
 def method_rank(method: str) -> float:
-    """Position in the canonical order; ablations come after their base, unknown methods after xdiff, before NO_RIVALS."""
+    """Position in the canonical order; ablations come after their base, unknown methods after xdiff, before BESIDE."""
     if base_of(method):
         return method_rank(base_of(method)) + 0.25
-    return METHODS.index(method) if method in METHODS else len(METHODS) - len(NO_RIVALS) - 0.5
+    return METHODS.index(method) if method in METHODS else len(METHODS) - len(BESIDE) - 0.5
 
 
 def is_reference(rows: pd.DataFrame) -> pd.Series:
@@ -174,6 +174,12 @@ def table_of(
     return Table(title, caption, tuple(columns), tuple((labels[k], c) for k, c in zip(present, cells, strict=True)))
 
 
+def chosen_ks(curves: pd.DataFrame) -> list[int]:
+    """K = 1 and 5 where there are such rows, else the first two K."""
+    present = sorted(int(k) for k in curves["K"].unique())
+    return [k for k in (1, 5) if k in present] or present[:2]
+
+
 def by_k(rows: pd.DataFrame, group: str = "") -> Columns:
     """The columns of a table: one per K of `rows`, under the heading `group`."""
     return {(group, k_name(k)): rows[rows["K"] == k] for k in sorted(rows["K"].unique())}
@@ -255,7 +261,7 @@ def _column(part: pd.DataFrame, keys: Sequence[tuple], decimals: int, interval: 
     found = {tuple(r[:3]): r[3:] for r in part[[*ROW, "mean", "lo", "hi"]].itertuples(index=False, name=None)}
     if len(found) != len(part):
         raise ValueError(f"{len(part)} numbers for {len(found)} rows, expected one each: {part.iloc[0].to_dict()}")
-    rivals = [mean for key, (mean, _, _) in found.items() if key[0] not in NO_RIVALS and np.isfinite(mean)]
+    rivals = [mean for key, (mean, _, _) in found.items() if key[0] not in BESIDE and np.isfinite(mean)]
     top = f"{(min if lowest else max)(rivals):.{decimals}f}" if len(rivals) > 1 else None
     cells = []
     for key in keys:
@@ -264,7 +270,7 @@ def _column(part: pd.DataFrame, keys: Sequence[tuple], decimals: int, interval: 
             continue
         text, lo, hi = (f"{round(v, decimals) + 0.0:.{decimals}f}" for v in found[key])  # + 0.0: no "-0.00"
         ends = (lo, hi) if interval and lo != "nan" else ("", "")  # no interval from one patient
-        cells.append(Cell(text, *ends, best=key[0] not in NO_RIVALS and text == top))
+        cells.append(Cell(text, *ends, best=key[0] not in BESIDE and text == top))
     return cells
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from xdiff.errors import InputError
@@ -76,6 +78,14 @@ def to_json(entry: Any) -> str:
     """Canonical JSON of a dataclass or plain data; what jobs are given and what hashes are made of."""
     data = dataclasses.asdict(entry) if dataclasses.is_dataclass(entry) else entry
     return json.dumps(data, sort_keys=True, separators=(",", ":"))
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write plain data as JSON, so that the file is the old or the new one whenever this process is killed. The name on the way
+    has the process in it: two may write the same file."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(data, indent=1) + "\n")
+    os.replace(temporary, path)
 
 
 def digest(entry: Any) -> str:

@@ -333,6 +333,11 @@ def unstack(sections: Array, axis: int) -> Array:
     return sections.movedim(0, axis + 1)
 
 
+def upright(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
+    """A section of (X, Y, Z) as a picture (row 0 on top): anterior or superior on top, the subject's left or back on the left."""
+    return volume.take(index, axis).T[::-1]
+
+
 def along(values: np.ndarray, axis: int) -> np.ndarray:
     """One value per section (n,), shaped to broadcast along `axis` of an (X, Y, Z) array."""
     view = [1, 1, 1]

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xdiff import tumours
-from xdiff.captions import NothingToShow, chosen_ks
-from xdiff.drawing import STYLE, Look, bars, looks, page
-from xdiff.layout import base_setting, families, in_setting, row_labels, span
+from xdiff.captions import NothingToShow
+from xdiff.drawing import STYLE, Look, bars, k_axis, lines, looks, page, rows_of
+from xdiff.layout import base_setting, chosen_ks, families, in_setting, row_labels, span
 from xdiff.stats import POINT, ROW, of_masks, summarise
 
 _NAMES = {"truth": "truth: the ceiling", "mask_linear": "masks alone: the control"}
@@ -30,7 +30,7 @@ def dice(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def _looks(metrics: pd.DataFrame) -> Look:
-    """With the ceiling and the control by what they are, and without lines of their own colour taken for a method's."""
+    """With the ceiling and the control by what they are, and with lines that are taken for no method's."""
     look = looks(metrics)
     for key, style in look.items():
         style["label"] = _NAMES.get(key[0], style["label"])
@@ -59,27 +59,12 @@ def dice_vs_k(metrics: pd.DataFrame) -> Figure:
         regions = _shown_regions(own)
         axes = block.subplots(1, len(regions), sharey=True, squeeze=False)[0]
         for ax, region in zip(axes, regions, strict=True):
-            _lines(ax, own[own["region"] == region], look)
+            lines(ax, own[own["region"] == region], "K", look)
+            k_axis(ax, sorted(own["K"].unique()))
             ax.set_title(region.replace("_", ", "))
         axes[0].set_ylabel("Dice")
         axes[0].set_ylim(0, 1)
     return fig
-
-
-def _own_rows(data: pd.DataFrame, key: tuple) -> pd.DataFrame:
-    return data[(data[ROW] == list(key)).all(axis=1)]
-
-
-def _lines(ax: Axes, data: pd.DataFrame, look: Look) -> None:
-    for key, style in look.items():
-        own = _own_rows(data, key).sort_values("K")
-        if len(own):
-            ax.errorbar(own["K"], own["mean"], yerr=bars(own), elinewidth=0.7, zorder=3 if key[0] == "xdiff" else 2, **style)
-    ks = sorted(data["K"].unique())
-    ax.set_xscale("log")
-    ax.set_xticks(ks, [str(k) for k in ks])
-    ax.minorticks_off()
-    ax.set_xlabel("given slices K")
 
 
 def dice_vs_k_caption(metrics: pd.DataFrame) -> str:
@@ -172,10 +157,10 @@ def lesion_figure(metrics: pd.DataFrame) -> Figure:
 
 def _dots(ax: Axes, data: pd.DataFrame, column: str, order: tuple[str, ...], look: Look) -> None:
     """Rows of the table side by side within every bin."""
-    present = [key for key in look if len(_own_rows(data, key))]
+    present = [key for key in look if len(rows_of(data, key))]
     names = [name for name in order if (data[column] == name).any()]
     for i, key in enumerate(present):
-        own = _own_rows(data, key)
+        own = rows_of(data, key)
         x = [names.index(name) + 0.8 * ((i + 0.5) / len(present) - 0.5) for name in own[column]]
         ax.errorbar(x, own["mean"], yerr=bars(own), elinewidth=0.7, **look[key] | dict(linestyle="none", markersize=3.5))
     ax.set_xticks(range(len(names)), names)

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from xdiff.config import BESIDE
 from xdiff.drawing import PAGE_IN, STYLE
 from xdiff.errors import InputError
 from xdiff.layout import method_rank
@@ -74,7 +75,7 @@ def read_tumour_panels(path: Path | str) -> list[TumourPanel]:
 def _rank(name: str) -> tuple:
     """Ceiling and control first, then as in the tables."""
     method = name.split(" (")[0]
-    return (method not in ("truth", "mask_linear"), -method_rank(method) if method == "truth" else method_rank(method), name)
+    return (method not in BESIDE, -method_rank(method) if method == "truth" else method_rank(method), name)
 
 
 @mpl.rc_context(STYLE)

@@ -10,13 +10,16 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from xdiff.config import BESIDE
 from xdiff.layout import (
     Setting,
     base_setting,
     by_k,
+    chosen_ks,
     difference_from,
     families,
     in_setting,
+    k_name,
     method_rank,
     packed,
     row_labels,
@@ -25,6 +28,7 @@ from xdiff.layout import (
     table_of,
 )
 from xdiff.markup import Table
+from xdiff.segment.regions import PARTS
 from xdiff.stats import (
     POINT,
     ROW,
@@ -43,7 +47,6 @@ CEILING = "truth"
 COLUMNS = [*POINT, *ROW, "region", "metric", "mean", "lo", "hi", "n", "volumes", "of_ceiling", "of_ceiling_lo", "of_ceiling_hi"]
 SWAP_COLUMNS = [*POINT, *ROW, "region", "metric", "own", "swapped", "mean", "lo", "hi", "p", "n"]
 SWAP = "swap"
-PARTS = ("WT", "TC", "ET")
 UNSEEN = "_unseen"
 LESIONS = ("lesion_seen", "lesion_unseen")
 DENSE = "every_fifth"
@@ -87,7 +90,7 @@ def swap_numbers(metrics: pd.DataFrame) -> pd.DataFrame:
     """
     wanted = (metrics["metric"] == "psnr") & (metrics["region"] == "unseen")
     wanted |= (metrics["metric"] == "dice") & metrics["region"].str.endswith(UNSEEN)
-    wanted &= ~is_curve(metrics) & metrics["policy"].isin(["uniform", SWAP]) & ~metrics["method"].isin([CEILING, "mask_linear"])
+    wanted &= ~is_curve(metrics) & metrics["policy"].isin(["uniform", SWAP]) & ~metrics["method"].isin(BESIDE)
     place = [c for c in POINT if c != "policy"]
     values = patient_values(metrics[wanted & ~is_history(metrics)], [*place, *ROW, "region", "metric", "policy"])
     rows = []
@@ -105,7 +108,8 @@ def swap_numbers(metrics: pd.DataFrame) -> pd.DataFrame:
 def regions_in(rows: pd.DataFrame) -> list[str]:
     """Regions of a tumour that were scored, the whole one first: WT, TC, ET, or others by name."""
     names = {name.removesuffix(UNSEEN) for name in rows.loc[rows["metric"] == "dice", "region"]}
-    return sorted(names, key=lambda name: (PARTS.index(name) if name in PARTS else len(PARTS), name))
+    order = list(PARTS)
+    return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
 # --- tables to read
@@ -159,8 +163,7 @@ def _other_regions(here: pd.DataFrame, regions: Sequence[str], base: Setting, la
 def _lesionwise(here: pd.DataFrame, region: str, base: Setting, labels: dict) -> Table | None:
     rows = here[here["region"] == region]
     wanted = {"lesion_dice": "Dice", "lesion_hd95": "HD95 (mm)", "recall": "recall", "false_lesions": "false lesions"}
-    ks = [k for k in (1, 5) if k in set(rows["K"])] or sorted(rows["K"].unique())[:2]
-    columns = {(f"K = {k}", name): _at(rows, metric, k) for k in ks for metric, name in wanted.items()}
+    columns = {(k_name(k), name): _at(rows, metric, k) for k in chosen_ks(rows) for metric, name in wanted.items()}
     if all(part.empty for part in columns.values()):
         return None
     caption = (
@@ -177,8 +180,8 @@ def _at(rows: pd.DataFrame, metric: str, k: int) -> pd.DataFrame:
 
 def _seen_and_unseen(here: pd.DataFrame, base: Setting, labels: dict) -> Table | None:
     rows = here[here["metric"] == "found"]
-    groups = [by_k(rows[rows["region"] == name], name.removeprefix("lesion_")) for name in LESIONS]
-    columns = {key: part for group in groups for key, part in group.items()}
+    seen, unseen = (by_k(rows[rows["region"] == name], name.removeprefix("lesion_")) for name in LESIONS)
+    columns = seen | unseen
     if not columns:
         return None
     caption = (
@@ -220,23 +223,12 @@ def swap_tables(own: pd.DataFrame, labels: dict) -> list[Table]:
         if metric == "dice" and region != regions_in(own)[0] + UNSEEN:
             continue
         name = "PSNR in unseen (dB)" if metric == "psnr" else f"Dice of {region}"
-        parts = {k: rows[rows["K"] == k] for k in sorted(rows["K"].unique())}
-        columns = {
-            ("swapped" if c == "swapped" else "own minus swapped", f"K = {k}"): _as_mean(part, c)
-            for c in ("swapped", "mean")
-            for k, part in parts.items()
-        }
-        worst = ", ".join(f"K = {k}: {part['p'].min():.2g} to {part['p'].max():.2g}" for k, part in parts.items())
+        gained = by_k(rows, "own minus swapped")
+        columns = by_k(rows.assign(mean=rows["swapped"], lo=float("nan"), hi=float("nan")), "swapped") | gained
+        worst = ", ".join(f"{k}: {part['p'].min():.2g} to {part['p'].max():.2g}" for (_, k), part in gained.items())
         caption = (
             f"{name} given another test patient's sections at the same places, and what the patient's own add: paired over "
             f"{span(rows['n'])} patients, with the 95 % bootstrap interval. Wilcoxon p, two-sided, {worst}; each is in swap.tsv."
         )
         out.append(table_of(f"How much comes from the patient's own sections: {name}", caption, columns, labels))
     return out
-
-
-def _as_mean(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """`swapped` has no interval of its own."""
-    if column == "mean":
-        return rows
-    return rows.assign(mean=rows[column], lo=float("nan"), hi=float("nan"))

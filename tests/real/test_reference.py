@@ -12,7 +12,7 @@ from conftest import PRESETS, REPOSITORY
 
 from baselines.interpolation import Interpolation
 from baselines.trivial import Trivial
-from xdiff.config import Config, load_config
+from xdiff.config import Config, load_config, source_folder
 from xdiff.data.cohorts import find_subjects, read_subject
 from xdiff.data.preprocess import preprocess
 from xdiff.data.split import make_split, read_split
@@ -41,10 +41,11 @@ def configuration(preset: str) -> Config:
     [("real-brains-2mm", COHORT, 1.5), ("real-brains-2mm", "ixi-2mm", 2.0), ("tumour-lgg", "tcga-lgg.fold1", None)],
 )
 def test_first_subject_of_a_real_cohort_reads(preset: str, cohort: str, spacing_mm: float | None) -> None:
-    entry = configuration(preset).cohorts[cohort]
-    if not (ROOT / entry.root).is_dir():
-        pytest.skip(f"no {ROOT / entry.root}")
-    subject = read_subject(find_subjects(entry, ROOT / entry.root)[0], entry)
+    config = configuration(preset)
+    entry, folder = config.cohorts[cohort], source_folder(config, cohort, ROOT)
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    subject = read_subject(find_subjects(entry, folder)[0], entry)
     found_mm = np.linalg.norm(subject.affine[:3, :3], axis=0)
     extent_mm = np.ptp(np.argwhere(subject.foreground), axis=0) * found_mm
     assert subject.images.shape[0] == 1 and subject.images.dtype == np.float32 and np.isfinite(subject.images).all()

@@ -105,8 +105,7 @@ def in_sweep(job, wc):
 
 def mask_tables():
     """Of every method, of the real volumes and of the control: one table per sweep and shard."""
-    real = {job._replace(method=method) for job in SEGMENTED for method in ("truth", "mask_linear")}
-    folders = sorted({folder_of(job) for job in [*SEGMENTED, *real]})
+    folders = sorted({folder_of(job) for job in xcfg.with_real(SEGMENTED)})
     return [f"results/segmentations/{folder}/masks-{shard}.tsv" for folder in folders for shard in SHARDS]
 
 

@@ -1,6 +1,6 @@
 # Tables, figures and the page, from the long table alone. None of these loads torch.
 REFERENCES = sorted(p.parent.name for p in Path(REPOSITORY).glob("results/reference/*/metrics.tsv.gz"))
-TABLE_MODULES = ("tables", "posterior_checks", "ablation", "tumours", "stats", "layout", "markup")
+TABLE_MODULES = ("tables", "posterior_checks", "ablation", "tumours", "segment/regions", "stats", "layout", "markup")
 TABLE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in TABLE_MODULES]
 FIGURE_MODULES = ("figures", "drawing", "panel", "captions", "step_sweep", "training_curves", "stats", "layout")
 FIGURE_MODULES += ("ablation_figure", "ablation", "posterior_checks", "quality_vs_seconds")

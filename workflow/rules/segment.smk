@@ -30,7 +30,7 @@ rule segmenter:
 
 rule segment:
     input:
-        manifest="results/samples/{cohort}/{grid}/{method}@{trained_on}/{sweep}/manifest-{shard}.tsv",
+        manifests="results/samples/{cohort}/{grid}/{method}@{trained_on}/{sweep}/manifest-{shard}.tsv",
         segmenter="results/models/{cohort}/{grid}/nnunet/segmenter.json",
         code=SCORE_CODE,
     output:
@@ -42,34 +42,7 @@ rule segment:
         "results/benchmarks/segment/{cohort}/{grid}/{method}@{trained_on}/{sweep}/{shard}.tsv"
     # What the segmenter finds in every volume of a method, and its scores. Masks that are there are not made again.
     wildcard_constraints:
-        method="(?!truth|mask_linear)[^/@]+",
-    conda:
-        "../envs/xdiff.yaml"
-    resources:
-        mem_mb=CFG.segment.mem_mb,
-        runtime=CFG.segment.runtime_min,
-        gpu=CFG.segment.gpu,
-        disk_mb=1000,
-    shell:
-        "OMP_NUM_THREADS={threads} python -m xdiff.segment masks --manifest {input.manifest:q}"
-        " --model $(dirname {input.segmenter:q}) --out {output.masks:q} --scores {output.scores:q} > {log:q} 2>&1"
-
-
-rule segment_real:
-    input:
-        manifests=lambda wc: sorted(manifest_of(j, wc.shard) for j in SEGMENTED if in_sweep(j, wc)),
-        segmenter="results/models/{cohort}/{grid}/nnunet/segmenter.json",
-        code=SCORE_CODE,
-    output:
-        masks="results/segmentations/{cohort}/{grid}/{method}@{trained_on}/{sweep}/masks-{shard}.tsv",
-        scores="results/metrics/{cohort}/{grid}/{method}@{trained_on}/{sweep}/masks-{shard}.tsv",
-    log:
-        "results/logs/segment/{cohort}/{grid}/{method}@{trained_on}/{sweep}/{shard}.log",
-    benchmark:
-        "results/benchmarks/segment/{cohort}/{grid}/{method}@{trained_on}/{sweep}/{shard}.tsv"
-    # The ceiling (truth: what it finds in the real volumes) and the control (mask_linear: the given masks interpolated).
-    wildcard_constraints:
-        method="truth|mask_linear",
+        method=f"(?!{'|'.join(xcfg.BESIDE)})[^/@]+",
     conda:
         "../envs/xdiff.yaml"
     resources:
@@ -78,10 +51,22 @@ rule segment_real:
         gpu=CFG.segment.gpu,
         disk_mb=1000,
     params:
-        kind=lambda wc: {"truth": "truth", "mask_linear": "control"}[wc.method],
+        kind="prediction",
     shell:
         "OMP_NUM_THREADS={threads} python -m xdiff.segment masks --kind {params.kind} --manifest {input.manifests:q}"
         " --model $(dirname {input.segmenter:q}) --out {output.masks:q} --scores {output.scores:q} > {log:q} 2>&1"
+
+
+use rule segment as segment_real with:
+    # The ceiling (truth: what it finds in the real volumes) and the control (mask_linear: the given masks interpolated).
+    input:
+        manifests=lambda wc: sorted(manifest_of(j, wc.shard) for j in SEGMENTED if in_sweep(j, wc)),
+        segmenter="results/models/{cohort}/{grid}/nnunet/segmenter.json",
+        code=SCORE_CODE,
+    wildcard_constraints:
+        method="|".join(xcfg.BESIDE),
+    params:
+        kind=lambda wc: {"truth": "truth", "mask_linear": "control"}[wc.method],
 
 
 rule tumour_panel:

@@ -19,7 +19,7 @@ import numpy as np
 from xdiff.config import Cohort, Labels, SplitRule
 from xdiff.data.check_text import text_of
 from xdiff.data.cohorts import find_subjects, read_subject
-from xdiff.data.conventions import MSD_CHANNELS
+from xdiff.data.conventions import LABELS, MSD_CHANNELS
 from xdiff.data.heads import head_of
 from xdiff.data.layouts import Files
 from xdiff.data.overflow import check_overflow
@@ -29,7 +29,7 @@ from xdiff.errors import InputError
 from xdiff.volumes import Header, Volume, check_same_pose, read_header, read_volume
 
 FEW_PATIENTS = 100
-MEANINGS = dict.fromkeys(("brats", "msd"), {1: "NCR", 2: "ED", 3: "ET"})
+MEANINGS = dict.fromkeys(("brats", "msd"), LABELS)
 
 
 @dataclass(frozen=True)

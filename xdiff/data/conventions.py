@@ -20,6 +20,7 @@ CONTRASTS = {
     "t2f": ("t2f", "flair"),
 }
 NCR, ED, ET = 1, 2, 3  # necrotic (and, before 2023, non-enhancing) core, oedema, enhancing tumour
+LABELS = {NCR: "NCR", ED: "ED", ET: "ET"}
 
 
 @dataclass(frozen=True)

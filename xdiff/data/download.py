@@ -8,7 +8,6 @@ when this was written, without a network: the tests serve the same layouts from 
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
 import shutil
@@ -26,9 +25,9 @@ from filelock import FileLock, Timeout
 from xdiff.config import Cohort, Download, Remote
 from xdiff.data.archives import Placed, placed, unpack
 from xdiff.data.card import RECORD, write_card
-from xdiff.data.fetch import Fetched, fetch, need_room, new_session
+from xdiff.data.fetch import Fetched, fetch, md5_of, need_room, new_session
 from xdiff.errors import InputError
-from xdiff.plain import digest
+from xdiff.plain import digest, write_json
 
 FILES = "files.tsv"  # path, name at the source and bytes of every file
 SYNAPSE_VARIABLE = "SYNAPSE_AUTH_TOKEN"  # the one that synapseclient reads
@@ -108,9 +107,7 @@ class Work:
     def note(self, kind: str, url: str, what: object) -> None:
         """Remember that something is done, atomically."""
         self.state[kind][url] = what
-        temporary = self.folder / "state.json.tmp"
-        temporary.write_text(json.dumps(self.state))
-        os.replace(temporary, self.folder / "state.json")
+        write_json(self.folder / "state.json", self.state)
 
     def clear(self) -> None:
         """Remove what a finished part has left; not before it is noted, or a kill in between would cost the whole transfer."""
@@ -216,8 +213,7 @@ def _synapse_get(part: Remote, folder: Path, route: Download) -> Fetched:
         access = f"an account that was given access at {route.apply_at}, its token in {route.token_variable}"
         raise InputError(part.url, f"`synapse get` ended with status {status}, its message is above", access)
     archive = _only_archive(folder, part.url)
-    with archive.open("rb") as handle:
-        found = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    found = md5_of(archive)
     if part.md5 and part.md5 != found:
         shutil.rmtree(folder)
         raise InputError(part.url, f"md5 {found}", f"{part.md5}; it is removed, and the same command fetches it anew")

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from xdiff import __version__
 from xdiff.errors import InputError
+from xdiff.plain import write_json
 
 CHUNK = 2**18
 TIMEOUT_S = (20, 60)  # to connect, and between two pieces of an answer
@@ -82,9 +83,7 @@ class Partial:
         """Forget what is here: a file of this version begins."""
         self.record.unlink(missing_ok=True)
         self.path.write_bytes(b"")
-        temporary = self.record.with_suffix(".tmp")
-        temporary.write_text(json.dumps(version))
-        os.replace(temporary, self.record)
+        write_json(self.record, version)
 
     def discard(self) -> None:
         self.record.unlink(missing_ok=True)
@@ -215,8 +214,7 @@ def _append(path: Path, pieces: Iterator[bytes], offset: int, size: int) -> None
 def _finish(url: str, partial: Partial, target: Path, md5: str, size: int) -> Fetched:
     """Compare size and checksum, then give the file its name."""
     known, found_size = partial.version(url), partial.size
-    with partial.path.open("rb") as handle:
-        found = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    found = md5_of(partial.path)
     if (size and size != found_size) or (md5 and md5 != found):
         partial.discard()
         expected = " and ".join([f"{size} bytes"] * bool(size) + [f"md5 {md5}"] * bool(md5))
@@ -225,6 +223,12 @@ def _finish(url: str, partial: Partial, target: Path, md5: str, size: int) -> Fe
     os.replace(partial.path, target)
     partial.record.unlink()
     return Fetched(url, found_size, found, known["etag"], known["last_modified"])
+
+
+def md5_of(path: Path) -> str:
+    """The md5 of a file, in hexadecimal digits."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def progress(name: str, size: int, done: int = 0) -> tqdm:

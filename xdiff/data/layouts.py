@@ -41,13 +41,25 @@ class Files:
         paths = dict.fromkeys([*self.images.values(), *([self.labels] if self.labels else [])])
         return [file for path in paths for file in (files_below(path) if path.is_dir() else [path])]
 
+    def states(self) -> list[tuple[str, int, int]]:
+        """Name, bytes and time of change of every source, 0 and 0 of one that is not there: other ones are another subject."""
+        return [_state(path) for path in self.sources]
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return str(path), 0, 0
+    return str(path), status.st_size, status.st_mtime_ns
+
 
 def bids(cohort: Cohort, root: Path) -> Iterator[Files]:
     """sub-XX[/ses-YY]/anat/sub-XX[_ses-YY][_ENTITIES]_{suffix}.nii[.gz], participants.tsv optional."""
-    folders = _folders(root, "sub-")
+    folders = folders_of(root, "sub-")
     _check_participants(root, {p.name for p in folders}, cohort.exclude)
     for folder in folders:
-        for session in _folders(folder, "ses-") or [None]:
+        for session in folders_of(folder, "ses-") or [None]:
             name = folder.name if session is None else f"{folder.name}_{session.name}"
             if name in cohort.exclude:
                 continue
@@ -82,7 +94,7 @@ def brats(cohort: Cohort, root: Path) -> Iterator[Files]:
 def brats_folders(root: Path) -> Iterator[tuple[Path, Release | None]]:
     """Every folder that is called after BraTS, and the years that name a subject's so."""
     for grade in GRADES:
-        for folder in _folders(root / grade, "BraTS", "Brats"):
+        for folder in folders_of(root / grade, "BraTS", "Brats"):
             yield folder, release_of(folder.name)
 
 
@@ -161,7 +173,7 @@ def _tsv_row(cohort: Cohort, row: dict, required: list[str], where: str, root: P
 
 def dicom(cohort: Cohort, root: Path) -> Iterator[Files]:
     """SUBJECT/ with the DICOM files of all its series at any depth, chosen by `series`; labels as SUBJECT/{suffix}.nii[.gz]."""
-    folders = [folder for folder in _folders(root) if folder.name not in cohort.exclude]
+    folders = [folder for folder in folders_of(root) if folder.name not in cohort.exclude]
     check_patients(folders)
     for folder in folders:
         labels = _labels(cohort, lambda suffix, folder=folder: _nifti(folder, suffix))
@@ -187,8 +199,8 @@ FINDERS = {
 }
 
 
-def _folders(root: Path, *starts: str) -> list[Path]:
-    """Folders below `root` by name, those that begin with one of `starts` where there are any; hidden ones are none."""
+def folders_of(root: Path, *starts: str) -> list[Path]:
+    """Folders in `root` by name, those that begin with one of `starts` where there are any; hidden ones are none."""
     if not root.is_dir():
         return []
     with os.scandir(root) as entries:

@@ -22,10 +22,10 @@ import numpy as np
 from nilearn import datasets
 from scipy import fft, ndimage
 
+from xdiff.data.conventions import ED, ET, NCR
 from xdiff.volumes import write_volume
 
 CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
-NCR, ED, ET = 1, 2, 3  # BraTS 2023 labels: necrotic core, oedema, enhancing tumour
 
 ORIGIN_MM = np.array([-98.0, -134.0, -72.0])  # first voxel of nilearn's 1 mm MNI152 template
 BOX_MM = np.array([197.0, 233.0, 189.0])

@@ -22,7 +22,7 @@ from xdiff.data.split import Split, shard_of
 from xdiff.data.workers import each
 from xdiff.errors import InputError, ManyInputErrors
 from xdiff.observation import intensity_scale
-from xdiff.plain import digest
+from xdiff.plain import digest, write_json
 from xdiff.planes import AXES
 from xdiff.volumes import spacing_of
 
@@ -114,7 +114,7 @@ def _centre(files: Files, cohort: Cohort, out: Path) -> list[float]:
         subject = read_subject(files, cohort)
         known = {"key": key, "centre_mm": (subject.affine @ [*_box_centre(subject.foreground), 1.0])[:3].tolist()}
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_json(path, known)
+        write_json(path, known)
     return known["centre_mm"]
 
 
@@ -147,7 +147,7 @@ def _ensure(files: Files, cohort: Cohort, grid: Grid, centre_mm: list[float] | N
         "sha256": _sha256(stored, mask, labels),
         "images_sha256": _sha256(stored),
     }
-    _write_json(sidecar, record)
+    write_json(sidecar, record)
 
 
 def to_grid(subject: Subject, grid: Grid, centre_mm: Sequence[float] | None) -> tuple:
@@ -234,7 +234,7 @@ def _write_index(
         "fingerprint": digest([table["subject"].tolist(), table["sha256"].tolist()]),
     }
     table.to_csv(out / "index.tsv", sep="\t", index=False)
-    _write_json(out / "dataset.json", info)
+    write_json(out / "dataset.json", info)
 
 
 def _refuse_copies(subjects: Sequence[Files], shas: Sequence[str]) -> None:
@@ -259,16 +259,8 @@ def key_of(files: Files, cohort: Cohort, grid: Grid, centre_mm: list[float] | No
 
 def _key(files: Files, cohort: Cohort) -> str:
     """Changes when a source file or the way it is read changes."""
-    states, read_as = [_state(path) for path in files.sources], [files.channels, files.label_map, cohort.series]
-    return digest([states, read_as, cohort.foreground, cohort.norm, list(cohort.contrasts)])
-
-
-def _state(path: Path) -> tuple[str, int, int]:
-    try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return str(path), 0, 0
-    return str(path), status.st_size, status.st_mtime_ns
+    read_as = [files.channels, files.label_map, cohort.series]
+    return digest([files.states(), read_as, cohort.foreground, cohort.norm, list(cohort.contrasts)])
 
 
 def _sha256(*arrays: np.ndarray | None) -> str:
@@ -281,10 +273,4 @@ def _sha256(*arrays: np.ndarray | None) -> str:
 def _save(path: Path, array: np.ndarray) -> None:
     temporary = path.with_suffix(".tmp.npy")
     np.save(temporary, array)
-    os.replace(temporary, path)
-
-
-def _write_json(path: Path, data: dict) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two shards may find the same centre
-    temporary.write_text(json.dumps(data, indent=1) + "\n")
     os.replace(temporary, path)

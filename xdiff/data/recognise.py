@@ -6,13 +6,13 @@ import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from xdiff.data.conventions import CONTRASTS, release_of
+from xdiff.data.conventions import CONTRASTS
 from xdiff.data.dicom import DESCRIPTION, files_below, read_slices
-from xdiff.data.layouts import FINDERS, GRADES, TABLE
+from xdiff.data.layouts import FINDERS, TABLE, brats_folders, folders_of
 from xdiff.errors import InputError
 
 MASK = re.compile(r"(^|[_-])(mask|seg|dseg|label|labels|lesion|roi)$", re.IGNORECASE)
@@ -57,16 +57,15 @@ def recognise(root: Path, layout: str = "auto") -> Names:
 
 
 def _bids(root: Path) -> Iterator[str]:
-    for subject in _folders(root, "sub-"):
-        for session in _folders(subject, "ses-") or [subject]:
+    for subject in folders_of(root, "sub-"):
+        for session in folders_of(subject, "ses-") or [subject]:
             stem = subject.name if session is subject else f"{subject.name}_{session.name}"
             yield from _suffixes(session / "anat", f"{stem}_")
 
 
 def _brats(root: Path) -> Iterator[str]:
     """Contrasts under our names, whatever the year calls them."""
-    for folder in (folder for grade in GRADES for folder in _folders(root / grade, "BraTS", "Brats")):
-        release = release_of(folder.name)
+    for folder, release in brats_folders(root):
         if release is not None:
             ours = {theirs: name for name, theirs in release.suffixes.items()}
             suffixes = _suffixes(folder, f"{folder.name}{release.separator}")
@@ -89,7 +88,7 @@ def _tsv(root: Path) -> Iterator[str]:
 
 def _dicom(root: Path) -> Iterator[str]:
     """SeriesDescriptions in the folders of SAMPLE subjects at most, spread evenly: every file has to be opened for them."""
-    folders = [folder for folder in _folders(root, "") if _is_dicom(next(iter(files_below(folder)), None))]
+    folders = [folder for folder in folders_of(root) if _is_dicom(next(iter(files_below(folder)), None))]
     for folder in folders[:: max(1, len(folders) // SAMPLE)]:
         try:
             yield from sorted({one.tags[DESCRIPTION] for one in read_slices(folder)} - {""})
@@ -112,13 +111,6 @@ RECOGNISERS: dict[str, Callable[[Path], Iterator[str]]] = {
     "tsv": _tsv,
     "dicom": _dicom,
 }
-
-
-def _folders(root: Path, *starts: str) -> Sequence[Path]:
-    if not root.is_dir():
-        return []
-    with os.scandir(root) as entries:
-        return sorted(Path(entry.path) for entry in entries if entry.name.startswith(starts) and entry.is_dir())
 
 
 def _suffixes(folder: Path, stem: str) -> Iterator[str]:

@@ -9,7 +9,6 @@ FLAIR, tumours included; it fetches its weights from Zenodo on first use. `deepb
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from xdiff.config import Cohort
 from xdiff.data.cohorts import Files, find_subjects
 from xdiff.data.layouts import TABLE
 from xdiff.errors import InputError, ManyInputErrors
-from xdiff.plain import digest
+from xdiff.plain import digest, write_json
 from xdiff.volumes import Volume, check_same_pose, read_labels, read_volume, spacing_of, write_volume
 
 RECORD = "stripped.json"
@@ -142,9 +141,7 @@ def _apply(
         errors.append(error)
         return
     record[files.subject] = _key(files, cohort)
-    temporary = out / f"{RECORD}.tmp"
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(temporary, out / RECORD)
+    write_json(out / RECORD, record)
 
 
 def _brain(mask_file: Path, image: Path) -> Volume:
@@ -161,6 +158,4 @@ def _brain(mask_file: Path, image: Path) -> Volume:
 
 def _key(files: Files, cohort: Cohort) -> str:
     """Changes with a source file, the contrasts and the tool."""
-    paths = [*files.images.values(), *([files.labels] if files.labels else [])]
-    stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) if p.exists() else (str(p), 0, 0) for p in paths]
-    return digest([stats, cohort.skull_strip])
+    return digest([files.states(), cohort.skull_strip])

@@ -35,6 +35,11 @@ class Store:
         return pd.read_csv(self.folder / "index.tsv", sep="\t", dtype={"subject": str}).set_index("subject", drop=False)
 
     @property
+    def label_names(self) -> dict[int, str]:
+        """Label value -> its meaning; empty where the cohort has no labels."""
+        return {int(value): name for value, name in self.info["labels"].items()}
+
+    @property
     def subjects(self) -> list[str]:
         return self.index["subject"].tolist()
 

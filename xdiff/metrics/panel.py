@@ -11,7 +11,7 @@ import pandas as pd
 
 from xdiff.data.store import Store
 from xdiff.metrics.evaluate import load_prediction, parse_given
-from xdiff.planes import AXES, Plane
+from xdiff.planes import AXES, Plane, upright
 from xdiff.stats import one_step_count, without_ablations
 
 VIEWS = ("axial", "coronal", "sagittal")
@@ -78,7 +78,7 @@ def _far_section(planes: Sequence[Plane], foreground: np.ndarray) -> int:
 def _view(volume: np.ndarray, name: str, centre: Sequence[int], size: int) -> np.ndarray:
     """One section (S, S), row 0 on top (anterior or superior), left of the picture = left of the array, zero padded."""
     axis = AXES[name]
-    section = np.take(volume, centre[axis], axis=axis).T[::-1]
+    section = upright(volume, axis, centre[axis])
     padded = np.zeros((size, size), dtype=np.float32)
     top, left = ((size - n) // 2 for n in section.shape)
     padded[top : top + section.shape[0], left : left + section.shape[1]] = section

@@ -57,7 +57,7 @@ def _rows(record: Mapping[str, Any]) -> Iterator[dict]:
         raise InputError(record["mask"], f"shape {predicted.shape}", f"{labels.shape} as {store.folder}")
     planes = parse_given(record["given"])
     hidden, distance = ~counts_as_given(planes, store.shape), distance_mm(planes, store.shape, spacing)
-    regions = regions_of({int(k): v for k, v in store.info["labels"].items()})
+    regions = regions_of(store.label_names)
     for number, (region, values) in enumerate(regions.items()):
         found, truth = region_mask(predicted, values), region_mask(labels, values)
         lesions = score_lesions(found, truth, spacing)

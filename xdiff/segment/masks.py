@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pandas as pd
 from xdiff.data.store import Store
 from xdiff.errors import InputError, NotSupported
 from xdiff.metrics.evaluate import load_prediction, parse_given
-from xdiff.plain import digest
+from xdiff.plain import digest, write_json
 from xdiff.planes import AnyPlane, Plane, common_axis
 from xdiff.segment.nnunet import INDEX, Segmenter
 from xdiff.segment.regions import regions_of
@@ -82,7 +81,7 @@ def _one(
     if sidecar.exists() and json.loads(sidecar.read_text()) == key and path.exists():
         return path
     if kind == "control":
-        found = interpolated(_labels(store, subject), parse_given(record["given"]), _values(store))
+        found = interpolated(_labels(store, subject), parse_given(record["given"]), store.label_names)
     elif kind == "truth":
         if subject not in known:
             known[subject] = segmenter().segment(store.volume(subject), store.spacing_mm(subject))
@@ -90,9 +89,7 @@ def _one(
     else:
         found = segmenter().segment(load_prediction(record), store.spacing_mm(subject))
     write_volume(path, found.astype(np.uint8), store.affine(subject))
-    temporary = sidecar.with_suffix(".tmp")
-    temporary.write_text(json.dumps(key))
-    os.replace(temporary, sidecar)
+    write_json(sidecar, key)
     return path
 
 
@@ -101,10 +98,6 @@ def _labels(store: Store, subject: str) -> np.ndarray:
     if labels is None:
         raise InputError(store.folder, f"no labels of {subject}", "a cohort with labels")
     return labels
-
-
-def _values(store: Store) -> dict[int, str]:
-    return {int(number): name for number, name in store.info["labels"].items()}
 
 
 def interpolated(labels: np.ndarray, planes: Sequence[AnyPlane], values: Mapping[int, str]) -> np.ndarray:

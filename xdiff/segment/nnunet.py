@@ -88,7 +88,7 @@ def train(store: Store, split: Split, settings: Settings, out: Path) -> None:
         print(f"nnU-Net: segmenter of {key[:12]} is there already")
         return
     _start_clean_where_changed(out, key)
-    regions = regions_of({int(k): v for k, v in store.info["labels"].items()})
+    regions = regions_of(store.label_names)
     raw = out / "nnUNet_raw" / _name(store)
     if not (raw / "dataset.json").exists():
         export(store, split, regions, raw)

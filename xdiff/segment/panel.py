@@ -14,7 +14,7 @@ from xdiff.config import without_fold
 from xdiff.data.store import Store
 from xdiff.metrics.evaluate import load_prediction, parse_given
 from xdiff.metrics.panel import label_of
-from xdiff.planes import AXES
+from xdiff.planes import AXES, per_section, upright
 from xdiff.seen import counts_as_given
 from xdiff.segment.regions import region_mask, regions_of
 from xdiff.stats import one_step_count, without_ablations
@@ -70,11 +70,11 @@ def _panel(records: list[dict]) -> dict[str, np.ndarray]:
     store, subject = Store(first["target"]), first["subject"]
     shown = next((store.contrasts.index(name) for name in SHOWS if name in store.contrasts), 0)
     axis = AXES[first["axis"]]
-    at = int(_hidden(first).sum(axis=tuple(a for a in range(3) if a != axis)).argmax())
-    whole = next(iter(regions_of({int(k): v for k, v in store.info["labels"].items()}).values()))
+    at = int(per_section(_hidden(first), axis).argmax())
+    whole = next(iter(regions_of(store.label_names).values()))
 
     def section(volume: np.ndarray) -> np.ndarray:
-        return np.take(volume, at, axis).T[::-1]
+        return upright(volume, axis, at)
 
     def image(record: dict) -> np.ndarray:
         if record["method"] == "mask_linear":
