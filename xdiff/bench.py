@@ -45,6 +45,7 @@ from xdiff.data.joint import open_data
 from xdiff.data.overlap import warn_of_overlaps
 from xdiff.data.preprocess import preprocess
 from xdiff.data.skull_strip import skull_strip
+from xdiff.data.ukb import stitch_cohort
 from xdiff.data.split import read_split
 from xdiff.data.store import Store
 from xdiff.errors import InputError, ManyInputErrors
@@ -127,7 +128,7 @@ def tasks(config: Config, out: Path, data_root: Path | None) -> Iterator[Task]:
 
 
 def _split_tasks(config: Config, cohort: str, out: Path, data_root: Path | None) -> Iterator[Task]:
-    """An embedded cohort, too, is made here."""
+    """What must be done before a cohort can be read is here, too: one is generated, stripped or stitched."""
     entry, raw = config.cohorts[cohort], raw_folder(config, cohort, out, data_root)
     if entry.layout in EMBEDDED:
         call = partial(generate, entry, raw)
@@ -135,6 +136,9 @@ def _split_tasks(config: Config, cohort: str, out: Path, data_root: Path | None)
     if entry.skull_strip:
         call = partial(skull_strip, entry, source_folder(config, cohort, data_root), raw)
         yield Task(f"skull_strip {cohort}", call, f"skull_strip/{cohort}", (raw,), _settings(config, (cohort,)))
+    if entry.layout == "ukb":
+        call = partial(stitch_cohort, entry, source_folder(config, cohort, data_root), raw)
+        yield Task(f"stitch {cohort}", call, f"stitch/{cohort}", (raw,), _settings(config, (cohort,)))
     path = out / "data" / cohort / "split.tsv"
     file = REPOSITORY / entry.split.file if entry.split.file else None
     yield Task(f"split {cohort}", partial(split, entry, raw, path, file), f"split/{cohort}", (path,))

@@ -18,13 +18,16 @@ from xdiff.errors import InputError
 from xdiff.plain import from_dict, merge, one_of, to_json
 
 EMBEDDED = ("phantom-brain", "gaussian-field")  # made by the workflow itself, nothing to download
-LAYOUTS = ("bids", "brats", "msd", "tsv", "dicom", *EMBEDDED)
+LAYOUTS = ("bids", "brats", "msd", "tsv", "dicom", "ukb", *EMBEDDED)
+DIXON = ("water", "fat", "in", "opp")  # contrasts of layout ukb
 POLICIES = ("uniform", "centre", "random", "tumour", "off_tumour", "orthogonal", "tilted", "every_fifth", "swap")
 OWN_NUMBER = ("every_fifth",)  # policies that give as many sections as the head has room for: their K is 0
 BESIDE = ("truth", "mask_linear")  # rows of masks that are of no method: of the real volumes, and of no image at all
 TIERS = ("cpu", "gpu", "full")
 SKULL_STRIP = ("hd-bet", "deepbet")
-ROUTES = ("http", "s3", "synapse")
+ROUTES = ("http", "s3", "synapse", "ukb")
+UKB_TOOLS = ("ukbfetch", "dx")
+MOST_AT_ONCE = 10  # downloads of one application that UK Biobank allows
 JOIN = "+"
 FOLD = ".fold"  # `NAME.fold1`, `NAME.fold2`: cohorts with the same files whose test sides come together as NAME
 
@@ -70,14 +73,17 @@ class SplitRule:
 
 @dataclass(frozen=True)
 class Remote:
-    """One thing to fetch: an archive's address, or SERVER/BUCKET/PREFIX of an open S3 bucket, or an archive's Synapse id.
+    """One thing to fetch: an archive's address, or SERVER/BUCKET/PREFIX of an open S3 bucket, or an archive's Synapse id, or the
+    file of a bulk list of UK Biobank.
 
     size_mb: about how much is transferred, for the check of free space; 0 where it is not known before.
+    folder: of kind ukb with dx, the folder of the project that holds the field (20201 has its own).
     """
 
     url: str
     md5: str = ""
     size_mb: int = 0
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,8 @@ class Download:
 
     place: regular expressions over names in the archive or bucket -> paths below the cohort's folder (\\1 is a group); the first
     that fits a whole name counts, a name that none fits is left out; empty keeps all names. expect: pattern of files -> how many.
-    token_variable: the environment variable with the credentials of a gated set, given on application (apply_at, by_hand).
+    token_variable: the environment variable with the credentials of a gated set, given on application (apply_at, by_hand); of kind
+    ukb the path of the key file (tool ukbfetch) or the project (tool dx). parallel: of kind ukb, transfers at once.
     """
 
     kind: str
@@ -99,6 +106,8 @@ class Download:
     apply_at: str = ""
     by_hand: str = ""
     note: str = ""
+    tool: str = ""
+    parallel: int = 4
 
     def __post_init__(self) -> None:
         one_of("download.kind", self.kind, ROUTES)
@@ -106,10 +115,12 @@ class Download:
             raise InputError("cohorts.*.download.parts", "an empty list", "at least one address")
         if self.token_variable and not (self.apply_at and self.by_hand):
             raise InputError("cohorts.*.download", f"token_variable {self.token_variable}", "apply_at and by_hand beside it")
-        if self.kind == "synapse" and not self.token_variable:
-            raise InputError(
-                "cohorts.*.download", "no token_variable", "the environment variable with the access token for Synapse"
-            )
+        if self.kind in ("synapse", "ukb") and not self.token_variable:
+            expected = f"the environment variable with the credentials for {self.kind}"
+            raise InputError("cohorts.*.download", "no token_variable", expected)
+        one_of("download.tool", self.tool, UKB_TOOLS if self.kind == "ukb" else ("",))
+        if not 1 <= self.parallel <= MOST_AT_ONCE:
+            raise InputError("download.parallel", self.parallel, f"1 to {MOST_AT_ONCE} transfers at once")
         for pattern in self.place:
             try:
                 re.compile(pattern)
@@ -122,6 +133,7 @@ class Cohort:
     """Where the volumes of one cohort are and how they are to be read.
 
     series: layout dicom, contrast -> regular expression that the SeriesDescription of one series is found by.
+    stitch_spacing_mm: layout ukb, of the stitched volumes; 0 for the finest within the stations' sections.
     """
 
     layout: str
@@ -132,6 +144,7 @@ class Cohort:
     series: dict[str, str] = field(default_factory=dict)
     foreground: str = "nonzero"
     skull_strip: str = ""
+    stitch_spacing_mm: float = 0.0
     norm: str = "p99.5"
     split: SplitRule = field(default_factory=SplitRule)
     exclude: tuple[str, ...] = ()
@@ -144,11 +157,16 @@ class Cohort:
         one_of("norm", self.norm, ("p99.5", "none"))
         one_of("foreground", self.foreground, ("nonzero", "otsu", "all"))
         one_of("skull_strip", self.skull_strip, ("", *SKULL_STRIP))
-        if self.skull_strip and (self.foreground != "nonzero" or self.layout in EMBEDDED):
+        if self.skull_strip and (self.foreground != "nonzero" or self.layout in ("ukb", *EMBEDDED)):
             found = f"{self.skull_strip} with layout {self.layout} and foreground {self.foreground}"
             raise InputError("cohorts.*.skull_strip", found, "real volumes, and the nonzero foreground that stripping leaves")
         if not self.contrasts:
             raise InputError("cohorts.*.contrasts", "an empty list", "at least one contrast")
+        if self.layout == "ukb" and not set(self.contrasts) <= set(DIXON):
+            raise InputError("cohorts.*.contrasts", list(self.contrasts), f"some of {list(DIXON)} (layout ukb)")
+        if self.stitch_spacing_mm < 0 or (self.stitch_spacing_mm and self.layout != "ukb"):
+            expected = "a spacing > 0, or 0 for the finest; with layout ukb alone"
+            raise InputError("cohorts.*.stitch_spacing_mm", f"{self.stitch_spacing_mm} (layout {self.layout})", expected)
         wanted = set(self.contrasts) if self.layout == "dicom" else set()
         if set(self.series) != wanted:
             raise InputError("cohorts.*.series", list(self.series), f"{sorted(wanted)} (a pattern per contrast; layout dicom)")
@@ -386,9 +404,9 @@ def given_contrasts(value: str, contrasts: Sequence[str], where: str = "contrast
 
 
 def raw_folder(config: Config, cohort: str, results: Path, data_root: Path | None = None) -> Path:
-    """Folder that a cohort is read from: below `results` where it is made or stripped by us, else the user's own."""
+    """Folder that a cohort is read from: below `results` where it is made, stripped or stitched by us, else the user's own."""
     entry = config.cohorts[cohort]
-    if entry.layout in EMBEDDED or entry.skull_strip:
+    if entry.layout in ("ukb", *EMBEDDED) or entry.skull_strip:
         return results / "raw" / cohort
     return source_folder(config, cohort, data_root)
 

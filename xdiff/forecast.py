@@ -18,6 +18,7 @@ from xdiff.data.gaussian_field import field_names
 from xdiff.data.joint import join_splits
 from xdiff.data.phantom_brain import phantom_names
 from xdiff.data.split import Split, read_split, split_by_rule
+from xdiff.data.ukb_names import find_archives
 from xdiff.errors import InputError
 from xdiff.observation import Point, points_of
 from xdiff.train import load_module
@@ -301,6 +302,8 @@ def planned_split(config: Config, cohort: str, data_root: Path | None = None) ->
     if not root.is_dir():
         wanted = f"one of the two, to count subjects: cohorts.{cohort}.split.file, or the raw folder below --data-root"
         raise InputError(f"cohorts.{cohort}", f"no split.file and no folder {root}", wanted)
+    if entry.layout == "ukb":  # not stitched yet
+        return split_by_rule([one.subject for one in find_archives(root) if one.subject not in entry.exclude], entry.split)
     return split_by_rule([files.subject for files in find_subjects(entry, root)], entry.split)
 
 

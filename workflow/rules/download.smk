@@ -33,6 +33,12 @@ use rule download as download_brats with:
         cohort=any_of(GATED),
 
 
+use rule download as download_ukb with:
+    # An application's bulk files, by ukbfetch or dx: transfers in parallel, their number limited by the entry.
+    wildcard_constraints:
+        cohort=any_of(UKB),
+
+
 rule card:
     # Licence, citation, gate and counts of a cohort's raw files; of all cohorts of the run: target `cards`.
     input:

@@ -1,4 +1,4 @@
-"""python -m xdiff.data generate|download|card|strip|split|preprocess|centres: the steps before any method, one rule each.
+"""python -m xdiff.data generate|download|card|strip|stitch|split|preprocess|centres: the steps before any method, one rule each.
 
 A large cohort is preprocessed in shards: `preprocess --shard i/n` on as many machines, then `preprocess` once, which finds their
 work done and writes the index. With frame `scanner`, `centres --shard i/n` comes before all that.
@@ -28,6 +28,7 @@ VERBS = {
     "download": "bring the raw files of a cohort by the route in its entry",
     "card": "write a cohort's data card",
     "strip": "strip whole heads into a folder of our own",
+    "stitch": "make volumes of UK Biobank's archives in a folder of our own",
     "split": "split by patient",
     "centres": "find where a shard's training subjects lie, for frame scanner",
     "preprocess": "put on a grid",
@@ -83,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
         sub.add_argument("--entry", required=True, help="the cohort's config entry as JSON")
         if verb != "download":
             sub.add_argument("--out", type=Path, required=True)
-        if verb in ("generate", "preprocess", "centres"):
+        if verb in ("generate", "stitch", "preprocess", "centres"):
             sub.add_argument("--workers", type=int, default=1, help="processes")
         if verb != "generate":
             sub.add_argument("--root", type=Path, required=True, help="folder of the raw cohort")
@@ -93,8 +94,9 @@ def main(argv: list[str] | None = None) -> None:
             sub.add_argument("--file", type=Path, help="a committed split TSV")
         if verb in ("preprocess", "centres"):
             sub.add_argument("--split", type=Path, required=True)
+        if verb in ("stitch", "preprocess", "centres"):
             help = "i/n: every n-th subject from the i-th, and no index"
-            sub.add_argument("--shard", default="" if verb == "preprocess" else "1/1", help=help)
+            sub.add_argument("--shard", default="1/1" if verb == "centres" else "", help=help)
         if verb == "preprocess":
             sub.add_argument("--grid", required=True, help="the grid's config entry as JSON")
             sub.add_argument("--names", nargs=2, required=True, metavar=("COHORT", "GRID"))
@@ -110,6 +112,12 @@ def main(argv: list[str] | None = None) -> None:
         write_card(cohort, args.root, args.out, args.root.name)
     elif args.verb == "strip":
         skull_strip(cohort, args.root, args.out)
+    elif args.verb == "stitch":
+        from xdiff.data.ukb import stitch_cohort
+
+        errors = stitch_cohort(cohort, args.root, args.out, args.shard, args.workers)
+        if args.shard:
+            _left(errors, args.shard)
     elif args.verb == "split":
         split(cohort, args.root, args.out, args.file)
     elif args.verb == "centres":

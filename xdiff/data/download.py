@@ -1,4 +1,5 @@
-"""The raw files of a cohort from where they are published: archives over HTTP, an open S3 bucket, archives behind Synapse's gate.
+"""The raw files of a cohort from where they are published: archives over HTTP, an open S3 bucket, archives behind Synapse's gate,
+UK Biobank's bulk files.
 
 All is collected in `ROOT.partial` beside the folder ROOT, which it becomes by a rename: a cohort's folder is whole or not there,
 one that the user has is never touched, and an interrupted download goes on from what ROOT.partial holds. No route was tried live
@@ -26,12 +27,14 @@ from xdiff.config import Cohort, Download, Remote
 from xdiff.data.archives import Placed, placed, unpack
 from xdiff.data.card import RECORD, write_card
 from xdiff.data.fetch import Fetched, fetch, md5_of, need_room, new_session
+from xdiff.data.ukb_fetch import fetch_bulk
 from xdiff.errors import InputError
 from xdiff.plain import digest, write_json
 
 FILES = "files.tsv"  # path, name at the source and bytes of every file
 SYNAPSE_VARIABLE = "SYNAPSE_AUTH_TOKEN"  # the one that synapseclient reads
 CARD = "CARD.md"
+CREDENTIALS = {"ukbfetch": "the path of your key file", "dx": "your project (project-... or its name), after `dx login`"}
 
 
 def download(cohort: Cohort, root: Path, record: Path | None = None) -> None:
@@ -118,7 +121,8 @@ class Work:
 def _check_gate(route: Download, root: Path) -> None:
     variable = route.token_variable
     if variable and not os.environ.get(variable):
-        apply = f"apply for access at {route.apply_at}, then set {variable} to your access token and run the same command"
+        what = CREDENTIALS.get(route.tool, "your access token")
+        apply = f"apply for access at {route.apply_at}, then set {variable} to {what} and run the same command"
         expected = f"one of two. Either {apply}; or put the files there by hand: {root}/{route.by_hand}. Licence: {route.licence}"
         raise InputError(root, f"no data there and no credentials in {variable}", expected)
 
@@ -229,7 +233,15 @@ def _only_archive(folder: Path, url: str) -> Path:
     return found[0]
 
 
-COLLECT = {"http": _from_http, "s3": _from_s3, "synapse": _from_synapse}
+def _from_ukb(part: Remote, work: Work) -> list[Placed]:
+    """The zips of a bulk list, each as it is; those that UK Biobank does not give are noted with the reason."""
+    bulk = work.folder.parent / Path(part.url).expanduser()
+    placed, missing = fetch_bulk(bulk, part.folder, work.route, work.files, work.archives)
+    work.note("fetched", part.url, {"url": part.url, "tool": work.route.tool, "zips": len(placed), "missing": missing})
+    return placed
+
+
+COLLECT = {"http": _from_http, "s3": _from_s3, "synapse": _from_synapse, "ukb": _from_ukb}
 
 
 def _check_counts(route: Download, files: Path) -> None:

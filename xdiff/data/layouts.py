@@ -180,6 +180,13 @@ def dicom(cohort: Cohort, root: Path) -> Iterator[Files]:
         yield Files(folder.name, dict.fromkeys(cohort.contrasts, folder), labels)
 
 
+def stitched(cohort: Cohort, root: Path) -> Iterator[Files]:
+    """SUBJECT/SUBJECT_{contrast}.nii.gz, as stitching writes them."""
+    for folder in folders_of(root):
+        images = {contrast: _nifti(folder, f"{folder.name}_{contrast}") for contrast in cohort.contrasts}
+        yield Files(folder.name, images, _labels(cohort, lambda s, folder=folder: _nifti(folder, f"{folder.name}_{s}")))
+
+
 class Layout(NamedTuple):
     """`find`, and what an empty folder should have held."""
 
@@ -196,6 +203,7 @@ FINDERS = {
     "msd": Layout(msd, "imagesTr/BRATS_*.nii.gz"),
     "tsv": Layout(tsv, f"row of {TABLE}"),
     "dicom": Layout(dicom, "SUBJECT/ of DICOM files"),
+    "ukb": Layout(stitched, "SUBJECT/SUBJECT_{contrast}.nii.gz, stitched"),
 }
 
 
