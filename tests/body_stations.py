@@ -27,8 +27,8 @@ def ellipse(point: np.ndarray, centre: Sequence[float], radii: Sequence[float]) 
 
 
 def body(point: np.ndarray, length_mm: float, rest: float = 20.0) -> tuple[np.ndarray, np.ndarray]:
-    """Water and fat at points (..., 3) in RAS mm, from knees (z = 0) to neck: `rest` mm of fat about muscle, two legs below, liver,
-    a fatty belly and a dark lung above."""
+    """Water and fat at points (..., 3) in RAS mm, from knees (z = 0) to neck: `rest` mm of fat about muscle, two legs below,
+    liver, a fatty belly and a dark lung above."""
     z = point[..., 2] / length_mm
     trunk = expit((z - 0.32) * length_mm / 15)
     outer, inner = [], []
@@ -67,9 +67,10 @@ def stations(
     overlap: int = 4,
     noise: float = 4.0,
     fat_mm: float = 20.0,
+    contrasts: Sequence[str] = ("water", "fat", "in", "opp"),
 ) -> list[Station]:
-    """Six stations, the lowest first. Every one has its own gain, its outermost sections in overlaps are weak (0.6 of the signal, as
-    at a slab's end), and those of `swapped` have fat and water exchanged."""
+    """Six stations, the lowest first. Every one has its own gain, its outermost sections in overlaps are weak (0.6 of the
+    signal, as at a slab's end), and those of `swapped` have fat and water exchanged."""
     shape = (round(336 / spacing_mm), round(228 / spacing_mm), sections)
     found = []
     length_mm = gap_mm * (6 * (sections - overlap) + overlap)
@@ -81,11 +82,12 @@ def stations(
         profile[[0] * (i > 0) + [-1] * (i < 5)] = 0.6
         rng = np.random.default_rng([7, i])
         noisy = [
-            np.hypot(image * profile + rng.normal(0, noise, shape), rng.normal(0, noise, shape)) * gains[i] for image in (water, fat)
+            np.hypot(image * profile + rng.normal(0, noise, shape), rng.normal(0, noise, shape)) * gains[i]
+            for image in (water, fat)
         ]
         water, fat = (noisy[::-1] if i in set(swapped) else noisy) if swapped else noisy
         images = {"water": water, "fat": fat, "in": water + fat, "opp": np.abs(water - fat)}
-        images = {name: np.rint(image).astype(np.float32) for name, image in images.items()}
+        images = {name: np.rint(images[name]).astype(np.float32) for name in contrasts}
         uids = {name: f"1.2.826.0.1.3680043.2.1125.7.{i}.{k}" for k, name in enumerate(images)}
         found.append(Station(images, affine, uids, "Dixon_noBH" if i in (0, 4, 5) else "Dixon_BH_17s"))
     return found
@@ -157,4 +159,3 @@ def psnr(found: np.ndarray, true: np.ndarray) -> float:
     """dB, about the truth's 99.5th percentile."""
     peak = np.percentile(true, 99.5)
     return float(10 * np.log10(peak**2 / np.mean((found - true) ** 2)))
-

@@ -45,7 +45,6 @@ from xdiff.data.joint import open_data
 from xdiff.data.overlap import warn_of_overlaps
 from xdiff.data.preprocess import preprocess
 from xdiff.data.skull_strip import skull_strip
-from xdiff.data.ukb import stitch_cohort
 from xdiff.data.split import read_split
 from xdiff.data.store import Store
 from xdiff.errors import InputError, ManyInputErrors
@@ -137,6 +136,8 @@ def _split_tasks(config: Config, cohort: str, out: Path, data_root: Path | None)
         call = partial(skull_strip, entry, source_folder(config, cohort, data_root), raw)
         yield Task(f"skull_strip {cohort}", call, f"skull_strip/{cohort}", (raw,), _settings(config, (cohort,)))
     if entry.layout == "ukb":
+        from xdiff.data.ukb import stitch_cohort  # requests, through the reading of archives
+
         call = partial(stitch_cohort, entry, source_folder(config, cohort, data_root), raw)
         yield Task(f"stitch {cohort}", call, f"stitch/{cohort}", (raw,), _settings(config, (cohort,)))
     path = out / "data" / cohort / "split.tsv"

@@ -73,8 +73,8 @@ class SplitRule:
 
 @dataclass(frozen=True)
 class Remote:
-    """One thing to fetch: an archive's address, or SERVER/BUCKET/PREFIX of an open S3 bucket, or an archive's Synapse id, or the
-    file of a bulk list of UK Biobank.
+    """One thing to fetch: an archive's address, SERVER/BUCKET/PREFIX of an open S3 bucket, an archive's Synapse id, or the file
+    of a bulk list of UK Biobank.
 
     size_mb: about how much is transferred, for the check of free space; 0 where it is not known before.
     folder: of kind ukb with dx, the folder of the project that holds the field (20201 has its own).
@@ -92,8 +92,8 @@ class Download:
 
     place: regular expressions over names in the archive or bucket -> paths below the cohort's folder (\\1 is a group); the first
     that fits a whole name counts, a name that none fits is left out; empty keeps all names. expect: pattern of files -> how many.
-    token_variable: the environment variable with the credentials of a gated set, given on application (apply_at, by_hand); of kind
-    ukb the path of the key file (tool ukbfetch) or the project (tool dx). parallel: of kind ukb, transfers at once.
+    token_variable: the environment variable with the credentials of a gated set, given on application (apply_at, by_hand); of
+    kind ukb the path of the key file (tool ukbfetch) or the project (tool dx). parallel: of kind ukb, transfers at once.
     """
 
     kind: str

@@ -118,8 +118,10 @@ class Forecast:
             yield Line(step.stage, step.place, step.at, counted=False, notes=["tables of scores and panels alone"], after=scored)
 
     def _split(self, step: Step) -> Line:
-        embedded = self.config.cohorts[step.at[0]].layout in EMBEDDED
-        line = Line(step.stage, step.place, step.at, counted=embedded, notes=[] if embedded else ["reads names of files alone"])
+        layout = self.config.cohorts[step.at[0]].layout
+        embedded = layout in EMBEDDED
+        notes = [] if embedded else ["stitching before it is not counted" if layout == "ukb" else "reads names of files alone"]
+        line = Line(step.stage, step.place, step.at, counted=embedded, notes=notes)
         if embedded:
             line.add(None, 1, f"generate {step.at[0]}")
         return line

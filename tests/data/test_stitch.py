@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ from xdiff.errors import InputError
 
 WHERE = Path("1234567_20201_2_0.zip")
 LENGTH_MM = 8.0 * (6 * 12 + 4)
-CUT = stations()
-OTHER = stations(swapped=range(6))  # the same, fat and water exchanged everywhere
+CUT = stations(contrasts=("water", "fat"))
+OTHER = stations(contrasts=("water", "fat"), swapped=range(6))  # the same, fat and water exchanged everywhere
 
 
 def decibels(found: Stitched) -> float:
@@ -31,6 +32,11 @@ def decibels(found: Stitched) -> float:
 
 def swapped(*indices: int) -> list[Station]:
     return [(OTHER if i in indices else CUT)[i] for i in range(6)]
+
+
+@cache
+def plain() -> Stitched:
+    return stitch(CUT, 0, WHERE)
 
 
 def labels(found: Stitched) -> list[int]:
@@ -51,7 +57,7 @@ def test_the_stitched_body_is_the_one_that_was_cut() -> None:
 
 
 def test_the_body_mask_is_the_body_without_holes() -> None:
-    found = stitch(CUT, 0, WHERE)
+    found = plain()
     water, fat = body(points_of(found.body.shape, found.affine), LENGTH_MM)
     true = water + fat > 150
     assert 2 * (true & found.body).sum() / (true.sum() + found.body.sum()) > 0.95
@@ -59,18 +65,19 @@ def test_the_body_mask_is_the_body_without_holes() -> None:
     assert found.body[lung] and not true[lung]
 
 
-@pytest.mark.parametrize("spacing_mm", [4.0, 5.0, 8.0])
+@pytest.mark.parametrize("spacing_mm", [5.0, 8.0])
 def test_any_spacing_up_to_the_coarsest_gives_the_same_body(spacing_mm: float) -> None:
     found = stitch(CUT, spacing_mm, WHERE)
     np.testing.assert_allclose(np.diag(found.affine)[:3], spacing_mm)
     assert decibels(found) > 33
+    assert found.record == plain().record
 
 
 def test_a_tilted_body_lies_where_its_stations_lay() -> None:
     turn = np.eye(4)
     turn[:3, :3] = np.array([[1, 0, 0], [0, np.cos(0.1), -np.sin(0.1)], [0, np.sin(0.1), np.cos(0.1)]])
     turn[:3, 3] = 7, -11, 300
-    straight, found = stitch(CUT, 0, WHERE), stitch([replace(one, affine=turn @ one.affine) for one in CUT], 0, WHERE)
+    straight, found = plain(), stitch([replace(one, affine=turn @ one.affine) for one in CUT], 0, WHERE)
     np.testing.assert_allclose(found.affine, turn @ straight.affine, atol=1e-9)
     np.testing.assert_allclose(found.images["water"], straight.images["water"], atol=0.05)
 
@@ -112,7 +119,7 @@ def test_without_one_step_the_body_is_another(
 
 
 def test_the_gains_undo_those_of_the_stations() -> None:
-    found = [row["gain"] for row in stitch(CUT, 0, WHERE).record["stations"]]
+    found = [row["gain"] for row in plain().record["stations"]]
     np.testing.assert_allclose(found, np.exp(np.log(GAINS).mean()) / np.array(GAINS), rtol=0.01)
 
 
@@ -125,9 +132,9 @@ def test_a_bright_artefact_in_an_overlap_does_not_move_its_gain() -> None:
     images = {name: image.copy() for name, image in CUT[2].images.items()}
     for image in images.values():
         image[22:34, 12:24, :4] *= 10
-    plain = [row["gain"] for row in stitch(CUT, 0, WHERE).record["stations"]]
+    expected = [row["gain"] for row in plain().record["stations"]]
     found = [row["gain"] for row in stitch([*CUT[:2], replace(CUT[2], images=images), *CUT[3:]], 0, WHERE).record["stations"]]
-    np.testing.assert_allclose(found, plain, rtol=0.03)
+    np.testing.assert_allclose(found, expected, rtol=0.03)
 
 
 def test_a_station_far_too_bright_is_named_by_its_height() -> None:
@@ -147,7 +154,7 @@ def test_an_overlap_without_tissue() -> None:
 # Swaps ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("indices", [(), (0,), (3,), (5,), (0, 1, 2), (0, 2, 4), tuple(range(6))], ids=str)
+@pytest.mark.parametrize("indices", [(), (0,), (5,), (0, 2, 4), tuple(range(6))], ids=str)
 def test_swapped_stations_are_found_and_put_right(indices: tuple[int, ...]) -> None:
     found = stitch(swapped(*indices), 0, WHERE)
     assert labels(found) == list(indices) and decibels(found) > 41
@@ -155,8 +162,8 @@ def test_swapped_stations_are_found_and_put_right(indices: tuple[int, ...]) -> N
 
 
 def test_a_lean_body_with_noise_is_told_from_a_swapped_one() -> None:
-    lean = {"fat_mm": 9.0, "noise": 25.0}
-    for indices in ((), (2, 3), tuple(range(6))):
+    lean = {"fat_mm": 9.0, "noise": 25.0, "contrasts": ("water", "fat")}
+    for indices in ((2, 3), tuple(range(6))):
         assert labels(stitch(stations(swapped=indices, **lean), 0, WHERE)) == list(indices)
 
 

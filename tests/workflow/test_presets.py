@@ -33,7 +33,9 @@ def test_dry_run_plans_every_job(path: Path, tmp_path: Path) -> None:
     stores = {(name, job.grid) for job in wanted for name in (job.cohort, *parts_of(job.trained_on))}
     downloads = [config.cohorts[name].download for name in {name for name, _ in stores} if config.cohorts[name].download]
     expected = {
-        "download_brats": sum(bool(route.token_variable) for route in downloads),
+        "download_brats": sum(bool(route.token_variable) and route.kind != "ukb" for route in downloads),
+        "download_ukb": sum(route.kind == "ukb" for route in downloads),
+        "stitch": sum(config.cohorts[name].layout == "ukb" for name in {name for name, _ in stores}),
         "download": sum(not route.token_variable for route in downloads),
         "generate": len({name for name, _ in stores if config.cohorts[name].layout in EMBEDDED}),
         "split": len({name for name, _ in stores}),

@@ -64,7 +64,7 @@ rule stitch_shard:
         "../envs/xdiff.yaml"
     threads: 2
     resources:
-        mem_mb=lambda wc, threads: 4000 * threads,
+        mem_mb=lambda wc, threads: 2000 * threads,
         runtime=600,
         disk_mb=20000,
     params:
@@ -93,7 +93,7 @@ rule stitch:
         "../envs/xdiff.yaml"
     threads: 2
     resources:
-        mem_mb=lambda wc, threads: 4000 * threads,
+        mem_mb=lambda wc, threads: 2000 * threads,
         runtime=600,
         disk_mb=20000,
     params:

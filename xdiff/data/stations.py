@@ -1,7 +1,7 @@
 """The stations of UK Biobank's neck-to-knee Dixon acquisition (field 20201): six overlapping stacks of axial sections, each as
 in-phase, opposed-phase, fat and water volumes, 24 series in all.
 
-SeriesDescription is Dixon_noBH_F (without breath-hold) or Dixon_BH_17s_F (with), and _W, _in, _opp: several stations have the same,
+SeriesDescription is Dixon_noBH_F (without breath-hold) or Dixon_BH_17s_F (with), and _W, _in, _opp: several stations share one,
 so that they are told apart by where they lie. Descriptions as in https://github.com/BiomedSciAI/fuse-med-ml, examples for UK
 Biobank; the protocol: Littlejohns et al. 2020, 10.1038/s41467-020-15948-9. Real archives were never at hand here.
 """
@@ -141,7 +141,9 @@ def _station(group: Sequence[_Series], contrasts: Sequence[str], folder: Path) -
         found[series.contrast] = series
     missing = [contrast for contrast in contrasts if contrast not in found]
     if missing:
-        raise InputError(folder, f"no {missing[0]} at height {group[0].middle_mm[2]:.0f} mm", f"series of {list(contrasts)} there")
+        raise InputError(
+            folder, f"no {missing[0]} at height {group[0].middle_mm[2]:.0f} mm", f"series of {list(contrasts)} there"
+        )
     volumes = {contrast: found[contrast].volume for contrast in contrasts}
     first = next(iter(volumes.values()))
     for contrast, volume in volumes.items():

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
-from skimage.filters import threshold_otsu
 
 from xdiff.data.cohorts import foreground
 from xdiff.data.stations import Station
@@ -39,7 +38,7 @@ class Grid(NamedTuple):
 
 @dataclass(frozen=True)
 class Stitched:
-    """contrast -> (X, Y, Z) float32; `body` (X, Y, Z) bool; `affine` (4, 4) to RAS mm; `record`: plain data of what was decided."""
+    """contrast -> (X, Y, Z) float32; `body` (X, Y, Z) bool; `affine` (4, 4) to RAS mm; `record`: what was decided, plain data."""
 
     images: Mapping[str, np.ndarray]
     body: np.ndarray
@@ -61,10 +60,26 @@ class Seam:
 def stitch(stations: Sequence[Station], spacing_mm: float, where: Path) -> Stitched:
     """One volume per contrast from stations that begin with the lowest; each has fat and water.
 
-    spacing_mm: 0 for the finest within the sections. Raises InputError on a coarser spacing than any station's, an overlap without
-    tissue, gains beyond MOST_GAIN, and where it cannot be told which is fat and which water.
+    spacing_mm: 0 for the finest within the sections. Raises InputError on a spacing coarser than any station's, an overlap
+    without tissue, gains beyond MOST_GAIN, and where it cannot be told which is fat and which water.
     """
     grid = grid_of(stations, spacing_mm, where)
+    swaps, gains, record = decide(stations, where)
+    righted = [_righted(station, swap) for station, swap in zip(stations, swaps, strict=True)]
+    images = {contrast: blend(righted, contrast, gains, grid) for contrast in stations[0].images}
+    affine = np.eye(4)
+    affine[:3, :3] = stations[0].directions * grid.spacing_mm
+    affine[:3, 3] = stations[0].directions @ grid.first_mm
+    return Stitched(images, _body(images), affine, record)
+
+
+def decide(stations: Sequence[Station], where: Path) -> tuple[tuple[bool, ...], np.ndarray, dict[str, Any]]:
+    """Which stations have fat and water swapped, the factor of each, and the record of both.
+
+    On the finest spacing within the sections, whatever that of the volume will be: it changes no decision. Raises InputError as
+    `stitch` does.
+    """
+    grid = grid_of(stations, 0, where)
     signals = [_on_grid(station, station.images["fat"] + station.images["water"], grid) for station in stations]
     fats = [_on_grid(station, station.images["fat"], grid) for station in stations]
     fractions = [fat_fraction(fat, signal - fat) for fat, signal in zip(fats, signals, strict=True)]
@@ -76,14 +91,8 @@ def stitch(stations: Sequence[Station], spacing_mm: float, where: Path) -> Stitc
     if margin < LEAST_MARGIN:
         found = f"fat and water that cannot be told apart (margin {margin:.3f}; half of a station swapped?)"
         raise InputError(where, found, f"a margin of {LEAST_MARGIN} or more in fat fraction")
-    righted = [_righted(station, swap) for station, swap in zip(stations, swaps, strict=True)]
     gains = gains_of([seam.log_ratio for seam in seams])
-    images = {contrast: blend(righted, contrast, gains, grid) for contrast in stations[0].images}
-    affine = np.eye(4)
-    affine[:3, :3] = stations[0].directions * grid.spacing_mm
-    affine[:3, 3] = stations[0].directions @ grid.first_mm
-    record = _record(stations, swaps, margin, gains, below_skin, seams)
-    return Stitched(images, _body(images), affine, record)
+    return swaps, gains, _record(stations, swaps, margin, gains, below_skin, seams)
 
 
 def grid_of(stations: Sequence[Station], spacing_mm: float, where: Path) -> Grid:
@@ -124,6 +133,8 @@ def _on_grid(station: Station, image: np.ndarray, grid: Grid) -> np.ndarray:
 
 def _threshold(signal: np.ndarray) -> float:
     """Half of Otsu's: dark tissue belongs to the body (as in cohorts.foreground)."""
+    from skimage.filters import threshold_otsu
+
     return 0.5 * float(threshold_otsu(_clipped(signal)))
 
 
@@ -132,9 +143,7 @@ def _clipped(signal: np.ndarray) -> np.ndarray:
     return np.minimum(signal, np.percentile(signal, BRIGHTEST))
 
 
-def _seam(
-    i: int, stations: Sequence[Station], signals: list, fractions: list, tissues: list, grid: Grid, where: Path
-) -> Seam:
+def _seam(i: int, stations: Sequence[Station], signals: list, fractions: list, tissues: list, grid: Grid, where: Path) -> Seam:
     """Compare stations i and i + 1 in the middle half of their overlap: a slab's outermost sections are weak."""
     low, high = stations[i + 1].extent_mm[2, 0], stations[i].extent_mm[2, 1]
     heights = grid.first_mm[2] + grid.spacing_mm * np.arange(grid.shape[2])
@@ -157,7 +166,7 @@ def _seam(
 
 
 def gains_of(log_ratios: Sequence[float]) -> np.ndarray:
-    """Factors (N,) that make N neighbours equally bright, their geometric mean 1, from N - 1 logarithms of lower to upper signal."""
+    """Factors (N,) that make N neighbours equally bright, of geometric mean 1, from N - 1 logarithms of lower to upper signal."""
     logs = np.concatenate([[0.0], np.cumsum(log_ratios)])
     return np.exp(logs - logs.mean())
 

@@ -1,7 +1,7 @@
 """Fat and water that were taken for one another: two-point Dixon leaves open, for a whole station at a time, which is which.
 
-Two signs tell: where neighbours overlap, both must say the same of the same tissue; and fat lies below the skin, water inside. The
-labels that contradict the two least, of all combinations, are the right ones. UK Biobank has a swap in 1.8 % of participants
+Two signs tell: where neighbours overlap, both must say the same of the same tissue; and fat lies below the skin, water inside.
+The labels that contradict the two least, of all combinations, are the right ones. UK Biobank has a swap in 1.8 % of participants
 (Basty et al. 2020, arXiv 2007.01251, who find them with a trained network; nothing is trained here).
 """
 
@@ -21,7 +21,7 @@ FAR = 1e6  # spacing between sections that no distance bridges
 
 
 class Overlap(NamedTuple):
-    """Mean difference in fat fraction (0..1) of two neighbours in the tissue they share: as labelled, and with one of them swapped."""
+    """Mean difference in fat fraction (0..1) of two neighbours in shared tissue: as labelled, and with one of them swapped."""
 
     same: float
     swapped: float
@@ -54,9 +54,9 @@ def compare(lower: np.ndarray, upper: np.ndarray) -> Overlap:
 
 
 def find_swaps(below_skin: Sequence[float], overlaps: Sequence[Overlap]) -> tuple[tuple[bool, ...], float]:
-    """Which of N stations are swapped, from N signs of anatomy and N - 1 overlaps; and by how much the second best answer is worse.
+    """Which of N stations are swapped, from N signs of anatomy and N - 1 overlaps; and how much worse the second best answer is.
 
-    Every combination is weighed (64 of six stations): differences in the overlaps, less what speaks for the labels below the skin.
+    Every combination is weighed (64 of six stations): differences in overlaps, less what speaks for the labels below the skin.
     """
 
     def contradiction(swaps: tuple[bool, ...]) -> float:

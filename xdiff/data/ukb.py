@@ -1,7 +1,7 @@
 """UK Biobank's archives to stitched volumes: EID_20201_2_0.zip becomes EID_2_0/EID_2_0_water.nii.gz and what belongs to it.
 
-A visit's folder is made under another name and renamed when it is whole; EID_2_0.json in it says from what and how. A visit is made
-again where its archives, the contrasts or the spacing have changed. The user's archives stay as they are.
+A visit's folder is made under another name and renamed when it is whole; EID_2_0.json in it says from what and how. A visit is
+made again where its archives, the contrasts or the spacing have changed. The user's archives stay as they are.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -64,6 +63,8 @@ def stitch_visit(one: Bulk, cohort: Cohort, root: Path, out: Path) -> str:
     """Stitch one visit; one line on what was repaired. Raises InputError on what cannot be used, naming the archive."""
     contrasts = (*NEEDED, *(c for c in cohort.contrasts if c not in NEEDED))
     archive, dxa = root / one.name, _dxa(one, root)
+    for left in out.glob(f".{one.subject}.*"):  # by a process that was killed
+        shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=out, prefix=f".{one.subject}.") as work:
         try:
             folder = _unpacked(archive, Path(work) / "mri")

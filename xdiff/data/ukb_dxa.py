@@ -1,8 +1,8 @@
-"""The whole-body image among a visit's DXA images (UK Biobank field 20158): a projection from the back, without a place in the world.
+"""The whole-body image among a visit's DXA images (UK Biobank field 20158): a projection, without a place in the world.
 
-It is the one of protocol `Total Body`: a soft-tissue image, and after it one of bone, whose pixels' size is that of the scanned area
-by their number (https://github.com/rwindsor1/UKBiobankDXAMRIPreprocessing, which the order and the size follow). Real archives were
-never at hand here.
+It is the one of protocol `Total Body`: a soft-tissue image, and after it one of bone, whose pixels' size is that of the scanned
+area by their number (https://github.com/rwindsor1/UKBiobankDXAMRIPreprocessing, which the order and the size follow). Real
+archives were never at hand here.
 """
 
 from __future__ import annotations

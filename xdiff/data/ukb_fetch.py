@@ -5,8 +5,8 @@ ukbfetch writes EID_FIELD_I_A.zip into the folder that it is started in; the val
 PROJECT:FOLDER/NN/EID_FIELD_I_A.zip, NN being the first two digits of the EID
 (https://documentation.dnanexus.com/user/objects/uploading-and-downloading-files/small-sets-of-files/downloading-using-dx).
 
-Neither server was ever tried here: the tests run stand-ins. What the programs say of a failure is not documented, so nothing hangs
-on it but whether to try again: a file has come when its zip is whole.
+Neither server was ever tried here: the tests run stand-ins. What the programs say of a failure is not documented, so that it
+decides no more than whether to try again: a file has come when its zip is whole.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ INSTALL = {
     "dx": "DNAnexus's program on PATH: pipx install dxpy",
 }
 # in this order: what is of the credentials, and what is of the file; all else may pass
-NO_ACCESS = re.compile(r"authenti|authori[sz]|credential|password|key ?file|permission ?denied|not logged in|invalid ?token", re.I)
+NO_ACCESS = re.compile(
+    r"authenti|authori[sz]|credential|password|key ?file|permission ?denied|not logged in|invalid ?token", re.I
+)
 NOT_GIVEN = re.compile(
     r"withdr|consent|no (such )?(data|file|record)|not? (found|available|exist)|does not exist|unable to (find|resolve)", re.I
 )
@@ -53,8 +55,8 @@ class Refused(NamedTuple):
 def fetch_bulk(bulk: Path, folder: str, route: Download, out: Path, work: Path) -> tuple[list[Placed], dict[str, str]]:
     """Fetch the files of a bulk list to `out`, `route.parallel` at a time; those that are there stay as they are.
 
-    folder: of the project, with dx. work: an empty folder for what is not whole yet. Returns what is there and, by name, the reason
-    of what UK Biobank does not give. Raises InputError without the program or access; ManyInputErrors, after all others have been
+    folder: of the project, with dx. work: a folder for what is not whole yet. Returns what is there and, by name, the reason of
+    what UK Biobank does not give. Raises InputError without the program or access; ManyInputErrors, after all others have been
     fetched, for files that did not come after PATIENCE_S: the same command tries them again.
     """
     wanted = read_bulk(bulk)
@@ -83,7 +85,9 @@ def _command(route: Download, folder: str) -> Callable[[Bulk], list[str]]:
     if route.tool == "ukbfetch":
         key = Path(value).expanduser().resolve()
         if not key.is_file():
-            raise InputError(route.token_variable, f"{value!r}, no such file", "the path of the key file that UK Biobank has sent")
+            raise InputError(
+                route.token_variable, f"{value!r}, no such file", "the path of the key file that UK Biobank has sent"
+            )
         return lambda one: [program, f"-e{one.eid}", f"-d{one.data}", f"-a{key}"]
 
     def download(one: Bulk) -> list[str]:

@@ -37,7 +37,7 @@ class Bulk(NamedTuple):
 
 
 def read_bulk(path: Path) -> list[Bulk]:
-    """The files of a bulk list, one `EID 20201_2_0` a line. Raises InputError on any other line, a file twice, or an empty list."""
+    """The files of a bulk list, one `EID 20201_2_0` a line. Raises InputError on another line, a file twice, or an empty list."""
     if not path.is_file():
         raise InputError(path, "no such file", "a bulk list, as `ukbconv ukbN.enc_ukb bulk -s20201` writes it")
     found: dict[Bulk, int] = {}
