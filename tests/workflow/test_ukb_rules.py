@@ -13,6 +13,7 @@ from conftest import PRESETS, job_counts, snakemake
 
 COARSE = {"spacing_mm": 9.0, "gap_mm": 12.0, "sections": 9, "overlap": 3}
 TARGET = "results/data/ukb/split.tsv"
+CARD = "results/data/ukb/card.md"
 
 
 def test_a_bulk_list_becomes_stitched_volumes_and_a_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,9 +36,11 @@ def test_a_bulk_list_becomes_stitched_volumes_and_a_split(tmp_path: Path, monkey
     out = tmp_path / "results/raw/ukb"
     assert (out / f"{EID}_2_0/{EID}_2_0_water.nii.gz").exists() and not (out / "7654321_2_0").exists()
     (raw / "ukb/7654321_20201_2_0.zip").unlink()
-    done = snakemake(tmp_path, *arguments)
+    done = snakemake(tmp_path, *arguments, CARD)
     assert done.returncode == 0, done.stdout[-3000:]
     assert (tmp_path / TARGET).read_text().splitlines()[2:] == [f"{EID}_2_0\t{EID}\ttrain"] and tools.asked() == []
+    card = (tmp_path / CARD).read_text()
+    assert "- 1 visits of 1 participants" in card and "- ukb-mri.bulk: 2 zips fetched by ukbfetch" in card
     assert not job_counts(snakemake(tmp_path, *arguments[:-1], "--dry-run", "--", TARGET).stdout)
 
 

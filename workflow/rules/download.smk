@@ -57,7 +57,8 @@ rule card:
         disk_mb=10,
     params:
         entry=lambda wc: plain.to_json(CFG.cohorts[wc.cohort]),
-        root=lambda wc: root_of(wc.cohort),
+        # of UK Biobank the archives, beside which the record of the download lies
+        root=lambda wc: str(xcfg.source_folder(CFG, wc.cohort)) if wc.cohort in STITCHED else root_of(wc.cohort),
     shell:
         "python -m xdiff.data card --entry {params.entry:q} --root {params.root:q} --out {output:q} > {log:q} 2>&1"
 

@@ -45,7 +45,7 @@ def _facts(cohort: Cohort) -> str:
 
 def _found(cohort: Cohort, root: Path) -> str:
     if cohort.layout == "ukb" and (archives := find_archives(root)):
-        return f"- {len(archives)} visits of {len({one.eid for one in archives})} participants, as zips that are not stitched yet"
+        return f"- {len(archives)} visits of {len({one.eid for one in archives})} participants, a zip each"
     try:
         subjects = find_subjects(cohort, root)
     except InputError as error:
