@@ -25,6 +25,7 @@ NODES = {
     Config: SCHEMA,
     xcfg.Cohort: SCHEMA["$defs"]["cohort"],
     xcfg.Labels: SCHEMA["$defs"]["cohort"]["properties"]["labels"],
+    xcfg.Projection: SCHEMA["$defs"]["cohort"]["properties"]["projection"],
     xcfg.Download: SCHEMA["$defs"]["download"],
     xcfg.Remote: SCHEMA["$defs"]["download"]["properties"]["parts"]["items"],
     xcfg.SplitRule: SCHEMA["$defs"]["cohort"]["properties"]["split"],

@@ -19,9 +19,10 @@ from xdiff.plain import from_dict, merge, one_of, to_json
 
 EMBEDDED = ("phantom-brain", "gaussian-field")  # made by the workflow itself, nothing to download
 LAYOUTS = ("bids", "brats", "msd", "tsv", "dicom", *EMBEDDED)
-POLICIES = ("uniform", "centre", "random", "tumour", "off_tumour", "orthogonal", "tilted", "every_fifth", "swap")
+POLICIES = ("uniform", "centre", "random", "tumour", "off_tumour", "orthogonal", "tilted", "every_fifth", "swap", "projection")
 OWN_NUMBER = ("every_fifth",)  # policies that give as many sections as the head has room for: their K is 0
 BESIDE = ("truth", "mask_linear")  # rows of masks that are of no method: of the real volumes, and of no image at all
+ANATOMIES = ("brain", "body", "knee")
 TIERS = ("cpu", "gpu", "full")
 SKULL_STRIP = ("hd-bet", "deepbet")
 ROUTES = ("http", "s3", "synapse")
@@ -54,6 +55,17 @@ class Labels:
     suffix: str
     values: dict[int, str]
     optional: bool = False
+
+
+@dataclass(frozen=True)
+class Projection:
+    """An image beside the volumes of a cohort that shows each along an axis, such as DXA: read as the contrast of that name."""
+
+    contrast: str
+    axis: str = "coronal"
+
+    def __post_init__(self) -> None:
+        one_of("cohorts.*.projection.axis", self.axis, ("axial", "coronal", "sagittal"))
 
 
 @dataclass(frozen=True)
@@ -121,6 +133,10 @@ class Download:
 class Cohort:
     """Where the volumes of one cohort are and how they are to be read.
 
+    projection: one of the contrasts is no volume but a projection (data/projected.py). It is then all that is given, in training
+    and in every sweep, which are those of policy `projection`: volumes of the other contrasts are made of it.
+    anatomy: what the volumes show; of brains alone it matters whether they are skull-stripped.
+    read_as: contrast -> the name that it has in models of other cohorts (`trained_on`), which know no other.
     series: layout dicom, contrast -> regular expression that the SeriesDescription of one series is found by.
     """
 
@@ -130,6 +146,9 @@ class Cohort:
     source: str = ""
     labels: Labels | None = None
     series: dict[str, str] = field(default_factory=dict)
+    projection: Projection | None = None
+    anatomy: str = "brain"
+    read_as: dict[str, str] = field(default_factory=dict)
     foreground: str = "nonzero"
     skull_strip: str = ""
     norm: str = "p99.5"
@@ -142,6 +161,9 @@ class Cohort:
     def __post_init__(self) -> None:
         one_of("layout", self.layout, LAYOUTS)
         one_of("norm", self.norm, ("p99.5", "none"))
+        one_of("anatomy", self.anatomy, ANATOMIES)
+        for contrast in self.read_as:
+            one_of("cohorts.*.read_as", contrast, self.contrasts)
         one_of("foreground", self.foreground, ("nonzero", "otsu", "all"))
         one_of("skull_strip", self.skull_strip, ("", *SKULL_STRIP))
         if self.skull_strip and (self.foreground != "nonzero" or self.layout in EMBEDDED):
@@ -149,6 +171,10 @@ class Cohort:
             raise InputError("cohorts.*.skull_strip", found, "real volumes, and the nonzero foreground that stripping leaves")
         if not self.contrasts:
             raise InputError("cohorts.*.contrasts", "an empty list", "at least one contrast")
+        if self.projection and (self.projection.contrast not in self.contrasts or len(self.contrasts) < 2):
+            raise InputError(
+                "cohorts.*.projection.contrast", self.projection.contrast, f"one of {list(self.contrasts)}, and others"
+            )
         wanted = set(self.contrasts) if self.layout == "dicom" else set()
         if set(self.series) != wanted:
             raise InputError("cohorts.*.series", list(self.series), f"{sorted(wanted)} (a pattern per contrast; layout dicom)")
@@ -233,6 +259,12 @@ class Sweep:
             raise InputError(
                 "sweeps.*", f"K {self.K}, policies {self.policy}", f"K >= 1, or K: [0] with {', '.join(OWN_NUMBER)} alone"
             )
+        if self.projects and (self.policy != ("projection",) or self.K != (1,) or self.thickness_mm != (0.0,)):
+            raise InputError("sweeps.*", f"K {self.K}, policies {self.policy}", "policy projection alone, with K: [1]")
+
+    @property
+    def projects(self) -> bool:
+        return "projection" in self.policy
 
 
 @dataclass(frozen=True)
@@ -308,12 +340,19 @@ class Config:
         for cohort, sweep in sorted({(job.cohort, job.sweep) for job in jobs(self)}):
             for value in self.sweeps[sweep].contrasts_given:
                 given_contrasts(value, self.cohorts[cohort].contrasts, f"sweeps.{sweep}.contrasts_given, cohort {cohort}")
+            _check_projection(self.cohorts[cohort].projection, self.sweeps[sweep], sweep)
+
+
+def _check_projection(projection: Projection | None, sweep: Sweep, name: str) -> None:
+    if projection and (sweep.axis, sweep.contrasts_given) != ((projection.axis,), (projection.contrast,)):
+        found = f"axis {list(sweep.axis)}, contrasts_given {list(sweep.contrasts_given)}"
+        raise InputError(f"sweeps.{name}", found, f"axis [{projection.axis}], contrasts_given [{projection.contrast}]")
 
 
 def _check_heads(config: Config) -> None:
     """A model of skull-stripped volumes has never seen a skull: it is not asked for whole heads."""
     for job in jobs(config):
-        for part in parts_of(job.trained_on):
+        for part in parts_of(job.trained_on) if config.cohorts[job.cohort].anatomy == "brain" else ():
             if config.cohorts[part].foreground == "nonzero" and config.cohorts[job.cohort].foreground == "otsu":
                 raise InputError(
                     f"run.trained_on: {part}",
@@ -350,6 +389,7 @@ def jobs(config: Config) -> list[Job]:
         parts = parts_of(trained_on)
         allowed = allowed and all(config.cohorts[p].only.allows(p, grid, method, origins) for p in parts)
         allowed = allowed and (trained_on == cohort or config.methods[method].learns)
+        allowed = allowed and (entries[0].projection is not None) == entries[3].projects
         job = Job(cohort, grid, method, trained_on, sweep)
         if allowed and job not in found:
             found.append(job)
