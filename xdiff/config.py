@@ -18,7 +18,9 @@ from xdiff.errors import InputError
 from xdiff.plain import from_dict, merge, one_of, to_json
 
 EMBEDDED = ("phantom-brain", "gaussian-field")  # made by the workflow itself, nothing to download
-LAYOUTS = ("bids", "brats", "msd", "tsv", "dicom", *EMBEDDED)
+HDF5 = ("fastmri", "ismrmrd")  # one contrast per file, no label maps
+BY_SERIES = ("dicom", "fastmri")  # contrasts are found by a pattern
+LAYOUTS = ("bids", "brats", "msd", "tsv", "dicom", *HDF5, *EMBEDDED)
 POLICIES = ("uniform", "centre", "random", "tumour", "off_tumour", "orthogonal", "tilted", "every_fifth", "swap")
 OWN_NUMBER = ("every_fifth",)  # policies that give as many sections as the head has room for: their K is 0
 BESIDE = ("truth", "mask_linear")  # rows of masks that are of no method: of the real volumes, and of no image at all
@@ -121,7 +123,8 @@ class Download:
 class Cohort:
     """Where the volumes of one cohort are and how they are to be read.
 
-    series: layout dicom, contrast -> regular expression that the SeriesDescription of one series is found by.
+    series: contrast -> regular expression that the SeriesDescription of one series (layout dicom), or the `acquisition` of files
+    (fastmri), is found by.
     """
 
     layout: str
@@ -149,9 +152,13 @@ class Cohort:
             raise InputError("cohorts.*.skull_strip", found, "real volumes, and the nonzero foreground that stripping leaves")
         if not self.contrasts:
             raise InputError("cohorts.*.contrasts", "an empty list", "at least one contrast")
-        wanted = set(self.contrasts) if self.layout == "dicom" else set()
+        if self.layout in HDF5 and (len(self.contrasts) > 1 or self.labels):
+            found = f"{list(self.contrasts)}{' and labels' if self.labels else ''}"
+            raise InputError("cohorts.*.contrasts", found, f"one contrast and no labels (layout {self.layout})")
+        wanted = set(self.contrasts) if self.layout in BY_SERIES else set()
         if set(self.series) != wanted:
-            raise InputError("cohorts.*.series", list(self.series), f"{sorted(wanted)} (a pattern per contrast; layout dicom)")
+            expected = f"{sorted(wanted)} (a pattern per contrast; layouts {', '.join(BY_SERIES)})"
+            raise InputError("cohorts.*.series", list(self.series), expected)
         for contrast, pattern in self.series.items():
             try:
                 re.compile(pattern)
