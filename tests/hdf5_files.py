@@ -39,7 +39,7 @@ def xml(encoded: tuple, recon: tuple, **more: str) -> bytes:
 
 def fastmri_xml(matrix: tuple = (ROWS, COLUMNS, 1), fov_mm: tuple = RECON_MM, scale: float = 1.0) -> bytes:
     """As NYU's headers: the readout twice as long as the image, a thicker slab; `scale` of the encoded pixels."""
-    encoded = (2 * matrix[0], matrix[1], 1), (2 * fov_mm[0] * scale, fov_mm[1] * scale, 1.5 * fov_mm[2])
+    encoded = (2 * matrix[0], matrix[1], matrix[2]), (2 * fov_mm[0] * scale, fov_mm[1] * scale, 1.5 * fov_mm[2])
     return xml(encoded, (matrix, fov_mm))
 
 
@@ -63,10 +63,8 @@ def write_fastmri(path: Path, array: np.ndarray | None = None, **more: object) -
             file["ismrmrd_header"] = header
         if name is not None:
             file[name] = array
-        for key, value in (("acquisition", "CORPD_FBK"), ("patient_id", PATIENT)):
-            value = more.get(key, value)
-            if value is not None:
-                file.attrs[key] = value
+        attributes = {"acquisition": more.get("acquisition", "CORPD_FBK"), "patient_id": more.get("patient", PATIENT)}
+        file.attrs.update({key: value for key, value in attributes.items() if value is not None})
     return path
 
 
