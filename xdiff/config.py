@@ -26,7 +26,8 @@ OWN_NUMBER = ("every_fifth",)  # policies that give as many sections as the head
 BESIDE = ("truth", "mask_linear")  # rows of masks that are of no method: of the real volumes, and of no image at all
 TIERS = ("cpu", "gpu", "full")
 SKULL_STRIP = ("hd-bet", "deepbet")
-ROUTES = ("http", "s3", "synapse")
+ROUTES = ("http", "file", "s3", "synapse", "links")
+GATED_ROUTES = ("synapse", "links")
 JOIN = "+"
 FOLD = ".fold"  # `NAME.fold1`, `NAME.fold2`: cohorts with the same files whose test sides come together as NAME
 
@@ -72,7 +73,8 @@ class SplitRule:
 
 @dataclass(frozen=True)
 class Remote:
-    """One thing to fetch: an archive's address, or SERVER/BUCKET/PREFIX of an open S3 bucket, or an archive's Synapse id.
+    """One thing to fetch: the address of an archive or a file, or SERVER/BUCKET/PREFIX of an open S3 bucket, or an archive's
+    Synapse id, or the name of an archive that a link was mailed for.
 
     size_mb: about how much is transferred, for the check of free space; 0 where it is not known before.
     """
@@ -88,7 +90,8 @@ class Download:
 
     place: regular expressions over names in the archive or bucket -> paths below the cohort's folder (\\1 is a group); the first
     that fits a whole name counts, a name that none fits is left out; empty keeps all names. expect: pattern of files -> how many.
-    token_variable: the environment variable with the credentials of a gated set, given on application (apply_at, by_hand).
+    token_variable: the environment variable with the credentials of a gated set, given on application (apply_at, by_hand); of
+    kind `links` it names a text file with the links that were mailed.
     """
 
     kind: str
@@ -108,10 +111,8 @@ class Download:
             raise InputError("cohorts.*.download.parts", "an empty list", "at least one address")
         if self.token_variable and not (self.apply_at and self.by_hand):
             raise InputError("cohorts.*.download", f"token_variable {self.token_variable}", "apply_at and by_hand beside it")
-        if self.kind == "synapse" and not self.token_variable:
-            raise InputError(
-                "cohorts.*.download", "no token_variable", "the environment variable with the access token for Synapse"
-            )
+        if self.kind in GATED_ROUTES and not self.token_variable:
+            raise InputError("cohorts.*.download", "no token_variable", f"the environment variable for kind {self.kind}")
         for pattern in self.place:
             try:
                 re.compile(pattern)
