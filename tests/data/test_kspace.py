@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from pathlib import Path
 
 import h5py
 import ismrmrd
 import numpy as np
+import psutil
 import pytest
 from hdf5_files import DIRECTIONS, LIMIT, POSITION, SPACING, coils, kspace_of, kspace_xml, phantom, write_kspace
 
 from xdiff.config import Cohort, Grid
+from xdiff.data import kspace as module
 from xdiff.data.cohorts import find_subjects, read_subject
 from xdiff.data.kspace import read_kspace
 from xdiff.data.preprocess import preprocess
@@ -277,6 +280,26 @@ def test_a_truncated_file(tmp_path: Path, kept: float) -> None:
     path = write_kspace(tmp_path / "a.h5", kspace_of(seen()))
     path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
     refused(path, "an unreadable file", "a complete HDF5 file")
+
+
+# Memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_memory_is_that_of_one_coil_and_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 coils, 16 MB together, 2 MB each; a reading that kept the samples (see _heads) would grow by 110 MB."""
+    monkeypatch.setattr(module, "BLOCK", 16)
+    shape = (2048, 12, 10)
+    path = write_kspace(tmp_path / "a.h5", kspace_of(phantom(shape) * coils(shape, 8)))
+    read_kspace(path)
+    before = psutil.Process().memory_info().rss
+    for _ in range(7):
+        read_kspace(path)
+    assert psutil.Process().memory_info().rss - before < 40e6
+    tracemalloc.start()
+    read_kspace(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12e6
 
 
 # As a cohort ------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def read_kspace(path: Path) -> Volume:
     with opened(path) as file:
         xml, data = _parts(file, path)
         header = header_of(xml, path)
-        lines = lines_of(header, data["head"], path)
+        lines = lines_of(header, _heads(data), path)
         encoded = _encoded(header, lines, path)
         if lines.note:
             print(f"{path}: {lines.note}", flush=True)
@@ -69,6 +69,12 @@ def _parts(file: Any, path: Path) -> tuple[bytes, Any]:
     if data.dtype.names != kind.names or data.dtype["head"].names != kind["head"].names or not data.size:
         raise InputError(path, f"{GROUP}/data of {data.size} records ({data.dtype.names})", f"acquisitions ({kind.names})")
     return group["xml"][0], data
+
+
+def _heads(data: Any) -> np.ndarray:
+    """The header of every acquisition. Whole records are read: of `data["head"]` alone, h5py 3.16 never frees the samples that it
+    leaves out, which is the size of the file."""
+    return np.concatenate([data[start : start + BLOCK]["head"].copy() for start in range(0, data.size, BLOCK)])
 
 
 def _encoded(header: Any, lines: Lines, path: Path) -> Space:
