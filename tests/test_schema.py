@@ -115,7 +115,7 @@ def test_choices_agree() -> None:
             allowed = (node["items"] if many else node).get("enum")
             for value in allowed or []:
                 more = {"K": [0]} if value in xcfg.OWN_NUMBER else {}
-                more |= {"series": {"T1w": "t1"}} if value == "dicom" else {}
+                more |= {"series": {"T1w": "t1"}} if value in xcfg.BY_SERIES else {}
                 from_dict(classes[kind], {**sample, **more, name: [value] if many else value})
                 checked += 1
             if allowed:

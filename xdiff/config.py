@@ -18,14 +18,17 @@ from xdiff.errors import InputError
 from xdiff.plain import from_dict, merge, one_of, to_json
 
 EMBEDDED = ("phantom-brain", "gaussian-field")  # made by the workflow itself, nothing to download
-LAYOUTS = ("bids", "brats", "msd", "tsv", "dicom", *EMBEDDED)
+HDF5 = ("fastmri", "ismrmrd")  # one contrast per file, no label maps
+BY_SERIES = ("dicom", "fastmri")  # contrasts are found by a pattern
+LAYOUTS = ("bids", "brats", "msd", "tsv", "dicom", *HDF5, *EMBEDDED)
 POLICIES = ("uniform", "centre", "random", "tumour", "off_tumour", "orthogonal", "tilted", "every_fifth", "swap", "projection")
 OWN_NUMBER = ("every_fifth",)  # policies that give as many sections as the head has room for: their K is 0
 BESIDE = ("truth", "mask_linear")  # rows of masks that are of no method: of the real volumes, and of no image at all
 ANATOMIES = ("brain", "body", "knee")
 TIERS = ("cpu", "gpu", "full")
 SKULL_STRIP = ("hd-bet", "deepbet")
-ROUTES = ("http", "s3", "synapse")
+ROUTES = ("http", "file", "s3", "synapse", "links")
+GATED_ROUTES = ("synapse", "links")
 JOIN = "+"
 FOLD = ".fold"  # `NAME.fold1`, `NAME.fold2`: cohorts with the same files whose test sides come together as NAME
 
@@ -82,7 +85,8 @@ class SplitRule:
 
 @dataclass(frozen=True)
 class Remote:
-    """One thing to fetch: an archive's address, or SERVER/BUCKET/PREFIX of an open S3 bucket, or an archive's Synapse id.
+    """One thing to fetch: the address of an archive or a file, or SERVER/BUCKET/PREFIX of an open S3 bucket, or an archive's
+    Synapse id, or the name of an archive that a link was mailed for.
 
     size_mb: about how much is transferred, for the check of free space; 0 where it is not known before.
     """
@@ -98,7 +102,8 @@ class Download:
 
     place: regular expressions over names in the archive or bucket -> paths below the cohort's folder (\\1 is a group); the first
     that fits a whole name counts, a name that none fits is left out; empty keeps all names. expect: pattern of files -> how many.
-    token_variable: the environment variable with the credentials of a gated set, given on application (apply_at, by_hand).
+    token_variable: the environment variable with the credentials of a gated set, given on application (apply_at, by_hand); of
+    kind `links` it names a text file with the links that were mailed.
     """
 
     kind: str
@@ -118,10 +123,8 @@ class Download:
             raise InputError("cohorts.*.download.parts", "an empty list", "at least one address")
         if self.token_variable and not (self.apply_at and self.by_hand):
             raise InputError("cohorts.*.download", f"token_variable {self.token_variable}", "apply_at and by_hand beside it")
-        if self.kind == "synapse" and not self.token_variable:
-            raise InputError(
-                "cohorts.*.download", "no token_variable", "the environment variable with the access token for Synapse"
-            )
+        if self.kind in GATED_ROUTES and not self.token_variable:
+            raise InputError("cohorts.*.download", "no token_variable", f"the environment variable for kind {self.kind}")
         for pattern in self.place:
             try:
                 re.compile(pattern)
@@ -137,7 +140,8 @@ class Cohort:
     and in every sweep, which are those of policy `projection`: volumes of the other contrasts are made of it.
     anatomy: what the volumes show; of brains alone it matters whether they are skull-stripped.
     read_as: contrast -> the name that it has in models of other cohorts (`trained_on`), which know no other.
-    series: layout dicom, contrast -> regular expression that the SeriesDescription of one series is found by.
+    series: contrast -> regular expression that the SeriesDescription of one series (layout dicom), or the `acquisition` of files
+    (fastmri), is found by.
     """
 
     layout: str
@@ -175,9 +179,13 @@ class Cohort:
             raise InputError(
                 "cohorts.*.projection.contrast", self.projection.contrast, f"one of {list(self.contrasts)}, and others"
             )
-        wanted = set(self.contrasts) if self.layout == "dicom" else set()
+        if self.layout in HDF5 and (len(self.contrasts) > 1 or self.labels):
+            found = f"{list(self.contrasts)}{' and labels' if self.labels else ''}"
+            raise InputError("cohorts.*.contrasts", found, f"one contrast and no labels (layout {self.layout})")
+        wanted = set(self.contrasts) if self.layout in BY_SERIES else set()
         if set(self.series) != wanted:
-            raise InputError("cohorts.*.series", list(self.series), f"{sorted(wanted)} (a pattern per contrast; layout dicom)")
+            expected = f"{sorted(wanted)} (a pattern per contrast; layouts {', '.join(BY_SERIES)})"
+            raise InputError("cohorts.*.series", list(self.series), expected)
         for contrast, pattern in self.series.items():
             try:
                 re.compile(pattern)

@@ -12,12 +12,16 @@ from scipy import ndimage
 from xdiff.config import Cohort
 from xdiff.data.conventions import MSD_CHANNELS
 from xdiff.data.dicom import read_series, read_slices
+from xdiff.data.fastmri import read_fastmri
 from xdiff.data.heads import check_stripped, largest_part
+from xdiff.data.kspace import read_kspace
 from xdiff.data.layouts import FINDERS, Files
 from xdiff.data.overflow import check_overflow
 from xdiff.data.projected import read_projection
 from xdiff.errors import InputError
 from xdiff.volumes import Volume, check_same_pose, read_channels, read_labels, read_volume
+
+READERS = {"fastmri": read_fastmri, "ismrmrd": read_kspace}  # of one file of one contrast; else NIfTI
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,8 @@ def _read_images(files: Files, cohort: Cohort) -> Iterator[Volume]:
         channels = read_channels(path, len(MSD_CHANNELS))
         yield from (channels[files.channels[contrast]] for contrast in files.images)
     else:
-        yield from (read_volume(path) for path in files.images.values())
+        read = READERS.get(cohort.layout, read_volume)
+        yield from (read(path) for path in files.images.values())
 
 
 def _read_labels(files: Files, cohort: Cohort, like: Volume) -> np.ndarray:
