@@ -15,15 +15,16 @@ import pytest
 from body_stations import EID, pack, psnr, stations, truth, write_archive, write_dxa, write_station
 
 from xdiff.bench import tasks
-from xdiff.config import Cohort, Config, Grid, MethodEntry, Run, Sweep, raw_folder
+from xdiff.config import Cohort, Config, Grid, MethodEntry, Projection, Run, Sweep, raw_folder
 from xdiff.data.cohorts import find_subjects, read_subject
 from xdiff.data.split import patient_of, split_by_fraction
 from xdiff.data.ukb import stitch_cohort
 from xdiff.errors import InputError, ManyInputErrors
 from xdiff.forecast import planned_split
-from xdiff.volumes import read_volume
+from xdiff.volumes import read_image, read_volume
 
-COHORT = Cohort("ukb", ("water", "fat"), foreground="otsu")
+COHORT = Cohort("ukb", ("water", "fat"), foreground="otsu", anatomy="body")
+WITH_DXA = replace(COHORT, contrasts=("water", "fat", "dxa"), projection=Projection("dxa"))
 COARSE = {"spacing_mm": 9.0, "gap_mm": 12.0, "sections": 9, "overlap": 3}
 LENGTH_MM = 12.0 * (6 * 6 + 3)
 NAME, SUBJECT = f"{EID}_20201_2_0.zip", f"{EID}_2_0"
@@ -113,6 +114,12 @@ def test_opposed_phase_is_not_touched_by_a_swap(done: Path) -> None:
 def test_a_visit_without_dxa_says_so(done: Path) -> None:
     record = json.loads((done / f"{EID}_3_0" / f"{EID}_3_0.json").read_text())
     assert record["dxa"] is None and not list((done / f"{EID}_3_0").glob("*dxa*"))
+
+
+def test_the_dxa_image_is_there_for_a_projection(done: Path) -> None:
+    files = find_subjects(WITH_DXA, done)[0]
+    image = read_image(files.images["dxa"])
+    assert image.shape == (36, 1, 90) and image.affine[2, 2] == pytest.approx(22)
 
 
 def test_the_pipeline_reads_them_and_keeps_a_participants_visits_on_one_side(done: Path) -> None:
@@ -212,6 +219,11 @@ def test_a_dxa_archive_without_a_whole_body(root: Path, tmp_path: Path) -> None:
         stitch_cohort(COHORT, root, tmp_path / "out")
 
 
+def test_a_visit_without_dxa_where_it_is_a_contrast(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ManyInputErrors, match=rf"{EID}_20158_2_0\.zip: found no such file, expected beside {NAME}: dxa is a"):
+        stitch_cohort(WITH_DXA, root, tmp_path / "out")
+
+
 def test_no_archive_and_no_folder(tmp_path: Path) -> None:
     (tmp_path / "notes.zip").touch()
     with pytest.raises(InputError, match=r"found no archive, expected files such as 1234567_20201_2_0\.zip"):
@@ -227,6 +239,7 @@ def test_no_archive_and_no_folder(tmp_path: Path) -> None:
     "change",
     [
         {"contrasts": ("T1w",)},
+        {"contrasts": ("water", "dxa")},
         {"stitch_spacing_mm": -1.0},
         {"layout": "bids", "stitch_spacing_mm": 2.0},
         {"skull_strip": "hd-bet"},

@@ -115,11 +115,12 @@ def skipped_of(job):
     return f"results/samples/{folder_of(job)}/skipped-{SHARDS[0]}.tsv"
 
 
-# Cohorts with a public route: of UK Biobank, other gated ones, and those that anybody may download
-ROUTED = {name: entry.download for name, entry in CFG.cohorts.items() if entry.download}
-UKB = [name for name, route in ROUTED.items() if route.kind == "ukb"]
-GATED = [name for name, route in ROUTED.items() if route.token_variable and name not in UKB]
-OPEN = [name for name in ROUTED if name not in GATED + UKB]
+# Cohorts with a route: knees, of UK Biobank, other gated ones, and those that anybody may download
+ROUTED = {name: entry for name, entry in CFG.cohorts.items() if entry.download}
+KNEES = [name for name, entry in ROUTED.items() if entry.layout in xcfg.HDF5]
+UKB = [name for name, entry in ROUTED.items() if entry.download.kind == "ukb"]
+GATED = [name for name, entry in ROUTED.items() if entry.download.token_variable and name not in KNEES + UKB]
+OPEN = [name for name in ROUTED if name not in GATED + KNEES + UKB]
 STITCHED = [name for name, entry in CFG.cohorts.items() if entry.layout == "ukb"]
 
 

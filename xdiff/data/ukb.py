@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xdiff.config import Cohort
+from xdiff.config import DIXON, DXA, Cohort
 from xdiff.data.archives import unpack
 from xdiff.data.split import shard_of
 from xdiff.data.stations import read_stations
@@ -61,8 +61,10 @@ def stitch_cohort(cohort: Cohort, root: Path, out: Path, shard: str = "", worker
 
 def stitch_visit(one: Bulk, cohort: Cohort, root: Path, out: Path) -> str:
     """Stitch one visit; one line on what was repaired. Raises InputError on what cannot be used, naming the archive."""
-    contrasts = (*NEEDED, *(c for c in cohort.contrasts if c not in NEEDED))
+    contrasts = tuple(dict.fromkeys((*NEEDED, *(c for c in cohort.contrasts if c in DIXON))))
     archive, dxa = root / one.name, _dxa(one, root)
+    if DXA in cohort.contrasts and dxa is None:
+        raise InputError(root / one._replace(field=DXA_FIELD).name, "no such file", f"beside {one.name}: {DXA} is a contrast")
     for left in out.glob(f".{one.subject}.*"):  # by a process that was killed
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=out, prefix=f".{one.subject}.") as work:
