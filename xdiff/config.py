@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from xdiff.errors import InputError
 from xdiff.plain import from_dict, merge, one_of, to_json
 
-EMBEDDED = ("phantom-brain", "gaussian-field")  # made by the workflow itself, nothing to download
+EMBEDDED = ("phantom-brain", "phantom-knee", "gaussian-field")  # made by the workflow itself, nothing to download
 LAYOUTS = ("bids", "brats", "msd", "tsv", "dicom", *EMBEDDED)
 POLICIES = ("uniform", "centre", "random", "tumour", "off_tumour", "orthogonal", "tilted", "every_fifth", "swap")
 OWN_NUMBER = ("every_fifth",)  # policies that give as many sections as the head has room for: their K is 0

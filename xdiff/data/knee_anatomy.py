@@ -138,7 +138,7 @@ def _collaterals(p: Point, knee: Knee) -> dict[str, np.ndarray]:
 def _tendons(p: Point, knee: Knee) -> dict[str, np.ndarray]:
     middle = 27 + knee.patella_up_mm
     patellar = [(1, 40.5, middle - 13), (3, 29, -41)]
-    quadriceps = [(1, 40, middle + 15), bones.on_femur(knee, 0, 35, 68), bones.on_femur(knee, 0, 33, 100)]
+    quadriceps = [(1, 40, middle + 15), bones.on_femur(knee, 0, 35, 68), bones.on_femur(knee, 0, 33, 130)]
     return {
         "patellar_tendon": cord(p, patellar, 2.4, (5, 1, 1)),
         "quadriceps_tendon": cord(p, quadriceps, 2.8, (5, 1, 1)),
@@ -216,6 +216,6 @@ def layers(points_mm: np.ndarray, knee: Knee, spacing_mm: float) -> Iterator[lis
     wet = np.minimum(femur - femoral + 9 * (femoral < 0.5), np.minimum(*cruciates.values()) + 0.3) - film_mm
     yield [("joint_fluid", "fluid", covered(wet, voxel))]
     yield [("joint_fluid", "fluid", covered(_recess(p, knee), voxel))]
-    yield [("hoffa_fat_pad", "fat_pad", covered(ellipsoid((p.x - 1, p.y - 25, p.z), (20, 14.5, 18)), voxel))]
+    yield [("hoffa_fat_pad", "fat_pad", covered(ellipsoid((p.x - 1, p.y - 25, p.z + 1), (24, 16, 20)), voxel))]
     yield from _soft_tissue(soft, knee, fascia, voxel)
     yield _wrapping(fascia, skin, voxel)

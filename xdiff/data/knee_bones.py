@@ -134,7 +134,7 @@ def condyles(p: Point, knee: Knee) -> np.ndarray:
 
 def femur(p: Point, knee: Knee) -> np.ndarray:
     knots = [(22, 0, -2, 36, 17), (32, 0, -3, 35, 19.5), (44, 0, -1, 28, 18.5), (58, 0, 2, 20, 16), (74, 0, 3, 16, 14.5)]
-    shaft = column(p, [*knots, (110, 0, 4, 14, 14)])
+    shaft = column(p, [*knots, (160, 0, 4, 14, 14)])
     return both(union(condyles(p, knee), shaft, 9), -notch(p, knee), 4)
 
 

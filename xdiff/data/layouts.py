@@ -180,6 +180,18 @@ def dicom(cohort: Cohort, root: Path) -> Iterator[Files]:
         yield Files(folder.name, dict.fromkeys(cohort.contrasts, folder), labels)
 
 
+def stitched(cohort: Cohort, root: Path) -> Iterator[Files]:
+    """SUBJECT/SUBJECT_{contrast}.nii[.gz], labels as SUBJECT/SUBJECT_{suffix}.nii[.gz]: what this program writes itself."""
+    for folder in folders_of(root):
+        if folder.name in cohort.exclude:
+            continue
+
+        def path(suffix: str, folder: Path = folder) -> Path:
+            return _nifti(folder, f"{folder.name}_{suffix}")
+
+        yield Files(folder.name, {contrast: path(contrast) for contrast in cohort.contrasts}, _labels(cohort, path))
+
+
 class Layout(NamedTuple):
     """`find`, and what an empty folder should have held."""
 
@@ -193,6 +205,7 @@ FINDERS = {
     "gaussian-field": Layout(bids, "sub-*/anat/"),
     "brats": _BRATS,
     "phantom-brain": _BRATS,
+    "phantom-knee": Layout(stitched, "SUBJECT/SUBJECT_{contrast}.nii.gz"),
     "msd": Layout(msd, "imagesTr/BRATS_*.nii.gz"),
     "tsv": Layout(tsv, f"row of {TABLE}"),
     "dicom": Layout(dicom, "SUBJECT/ of DICOM files"),
