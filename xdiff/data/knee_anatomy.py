@@ -128,7 +128,7 @@ def _cruciates(p: Point, knee: Knee) -> dict[str, np.ndarray]:
 
 def _collaterals(p: Point, knee: Knee) -> dict[str, np.ndarray]:
     medial = [bones.on_femur(knee, -40, -1, 31), (-42, 0, 2), (-40.5, 1, -10), (-31, 4, -42)]
-    lateral = [bones.on_femur(knee, 40, -5, 29), (41.5, -19, -12)]
+    lateral = [bones.on_femur(knee, 40, -5, 29), (43, -21, -12)]
     return {
         "medial_collateral_ligament": cord(p, medial, 1.5, (1, 3.5, 1)),
         "lateral_collateral_ligament": cord(p, lateral, 2.2),
@@ -143,6 +143,17 @@ def _tendons(p: Point, knee: Knee) -> dict[str, np.ndarray]:
         "patellar_tendon": cord(p, patellar, 2.4, (5, 1, 1)),
         "quadriceps_tendon": cord(p, quadriceps, 2.8, (5, 1, 1)),
     }
+
+
+def _film(knee: Knee, surface: np.ndarray, cartilage: np.ndarray, cruciates: dict[str, np.ndarray]) -> np.ndarray:
+    """Fluid that wets the femoral cartilage (its `surface`, where it is thick) and the cruciate ligaments."""
+    bare = 9 * (cartilage < 0.5)
+    return np.minimum(surface + bare, np.minimum(*cruciates.values()) + 0.3) - (0.5 + 1.2 * knee.effusion)
+
+
+def _cleft(p: Point, height: np.ndarray, outlines: Sequence[np.ndarray]) -> np.ndarray:
+    """Between the cartilages, where the menisci leave room: never fat."""
+    return both(both(np.abs(height - 2.5) - 3.5, np.minimum(*outlines), 2), 9 - np.abs(p.x))
 
 
 def _recess(p: Point, knee: Knee) -> np.ndarray:
@@ -212,10 +223,10 @@ def layers(points_mm: np.ndarray, knee: Knee, spacing_mm: float) -> Iterator[lis
         yield [(name, "acl" if name.startswith("anterior") else "tendon", covered(shape, voxel))]
     for name, shape in _menisci(p, knee, height - tibial, outlines).items():
         yield [(name, "meniscus", covered(shape, voxel))]
-    film_mm = 0.5 + 1.2 * knee.effusion
-    wet = np.minimum(femur - femoral + 9 * (femoral < 0.5), np.minimum(*cruciates.values()) + 0.3) - film_mm
-    yield [("joint_fluid", "fluid", covered(wet, voxel))]
-    yield [("joint_fluid", "fluid", covered(_recess(p, knee), voxel))]
-    yield [("hoffa_fat_pad", "fat_pad", covered(ellipsoid((p.x - 1, p.y - 25, p.z + 1), (24, 16, 20)), voxel))]
+    wet = union(_film(knee, femur - femoral, femoral, cruciates), _cleft(p, height, outlines))
+    for shape in (wet, _recess(p, knee)):
+        yield [("joint_fluid", "fluid", covered(shape, voxel))]
+    hoffa = both(ellipsoid((p.x - 1, p.y - 25, p.z + 1), (24, 16, 20)), fascia + 1.5, 3)
+    yield [("hoffa_fat_pad", "fat_pad", covered(hoffa, voxel))]
     yield from _soft_tissue(soft, knee, fascia, voxel)
     yield _wrapping(fascia, skin, voxel)

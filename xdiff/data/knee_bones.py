@@ -7,14 +7,14 @@ which turns gradually from the one to the other. Sizes: adult knees, such as in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from xdiff.data.implicit import Point, both, column, ellipsoid, ramp, union
 
 AXIS_YZ = (2.0, 31.0)  # the condyles turn about this line along x
+DRUM_MM = 30.0  # radius of their front part
 
 
 @dataclass(frozen=True)
@@ -38,22 +38,17 @@ class Knee:
     muscle: float
     turn: tuple[float, float, float]  # of the whole leg on the table: about x, y, z
     shift_mm: tuple[float, float, float]
-
-    @cached_property
-    def lift_mm(self) -> float:
-        """The rear of the condyles is no circle about the axis: what keeps it off the tibia in flexion."""
-        angle = np.deg2rad(self.flexion)
-        return max(0.0, 21 - (31 - 12 * np.sin(angle) - 7 * np.cos(angle)) + 1.0)
+    lift_mm: float = 0.0  # of the femur, so that the cartilage of both bones finds room (`_seat`)
 
 
 def draw_knee(rng: np.random.Generator) -> Knee:
     """A random person: men and women, lean and obese, healthy joints with none to a moderate effusion."""
     normal, uniform = rng.normal, rng.uniform
-    return Knee(
+    knee = Knee(
         side=int(rng.choice([-1, 1])),
         size=float(np.clip(normal(0.98, 0.06), 0.86, 1.1)),
         flexion=uniform(0, 20),
-        torsion=normal(0, 2.5),
+        torsion=normal(0, 1.5),
         valgus=normal(6, 1.5),
         slope=float(np.clip(normal(5, 1.5), 1, 9)),
         groove_mm=uniform(4.5, 7.5),
@@ -68,6 +63,17 @@ def draw_knee(rng: np.random.Generator) -> Knee:
         turn=_floats(normal((0, 0, 6), (2.5, 2, 5))),
         shift_mm=_floats(normal(0, (2.5, 2.5, 4))),
     )
+    return replace(knee, lift_mm=_seat(knee))
+
+
+def _seat(knee: Knee) -> float:
+    """How far a femur that is not lifted must go up for the cartilage of the two bones to touch and no more."""
+    axes = np.arange(-34, 35, 2), np.arange(-26, 20, 2), np.arange(-8, 20, 0.25)
+    p = Point(*np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32))
+    height, *outlines = plateau(p, knee)
+    loaded = (np.minimum(*outlines)[..., 0] < -1) & (np.abs(p.x[..., 0]) > 11)
+    above_tibia = np.where(femur(bend(p, knee), knee) < 0, height, np.inf).min(-1)
+    return float((sum(knee.cartilage_mm[:2]) + 0.2) / knee.size - above_tibia[loaded].min())
 
 
 def _floats(values: np.ndarray) -> tuple[float, ...]:
@@ -119,13 +125,18 @@ def notch(p: Point, knee: Knee) -> np.ndarray:
     return both(np.abs(p.x) - knee.notch_mm, roof, 5)
 
 
+def profile(x: np.ndarray, knee: Knee) -> tuple[np.ndarray, np.ndarray]:
+    """By how many mm the drum is lower than its two ridges at `x`, and the outer facet of the trochlea higher than the inner."""
+    across = np.sqrt(np.square(x - 1) + 9) - 22.5
+    crown = np.square(across) / np.where(across < 0, 19.5**2 / knee.groove_mm, 2 * 20).astype(np.float32)
+    return crown, 1.5 * np.tanh(x / 10)
+
+
 def condyles(p: Point, knee: Knee) -> np.ndarray:
     """Both condyles and the trochlea (femur frame): a drum about AXIS_YZ with a groove, and a smaller one behind."""
     y0, z0 = AXIS_YZ
-    across = np.sqrt(np.square(p.x - 1) + 9) - 22.5
-    crown = np.square(across) / np.where(across < 0, 22.5**2 / (2 * knee.groove_mm), 2 * 20).astype(np.float32)
-    lateral = 1.5 * np.tanh(p.x / 10) * ramp(p.y, 5, 25)  # the outer facet of the trochlea is the higher one
-    front = np.hypot(p.y - y0, p.z - z0) - 30 + crown - lateral
+    crown, lateral = profile(p.x, knee)
+    front = np.hypot(p.y - y0, p.z - z0) - DRUM_MM + crown - lateral * ramp(p.y, 5, 25)
     front = both(both(front, -12 - p.y, 8), p.z - 43, 8)
     rear = np.hypot(p.y + 10, p.z - 24) - 21 + crown - 0.8 * (p.x < 0)
     sides = np.abs(p.x) - 35 - 0.12 * np.clip(p.z, 0, 35)
@@ -140,8 +151,8 @@ def femur(p: Point, knee: Knee) -> np.ndarray:
 
 def plateau(p: Point, knee: Knee) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Height above the bony plateau, and the outlines (< 0 inside) of its medial and lateral halves (tibia frame)."""
-    spines = 9 * np.exp(-np.square((p.x + 5) / 3.6) - np.square((p.y + 1) / 9))
-    spines += 8 * np.exp(-np.square((p.x - 6) / 3.6) - np.square((p.y + 3) / 8))
+    spines = 8 * np.exp(-np.square((p.x + 4.5) / 3.2) - np.square((p.y + 1) / 9))
+    spines += 7 * np.exp(-np.square((p.x - 5) / 3.2) - np.square((p.y + 3) / 8))
     dish = 1.8 * np.exp(-(np.square(p.x + 22) + np.square(p.y + 4)) / 250)
     dish += 0.9 * np.exp(-(np.square(p.x - 22) + np.square(p.y + 3)) / 200)
     top = np.float32(np.tan(np.deg2rad(knee.slope))) * (p.y + 3) - 1.4 + spines - dish
@@ -162,13 +173,15 @@ def tibia(p: Point, knee: Knee, height: np.ndarray) -> np.ndarray:
 
 
 def fibula(p: Point) -> np.ndarray:
-    shaft = column(p, [(-120, 34, -12, 6, 6.5), (-50, 36, -15, 6, 6), (-30, 37.5, -19, 7, 7), (-16, 38, -21, 5, 6)])
-    return union(shaft, ellipsoid((p.x - 38, p.y + 21, p.z + 19), (8.5, 9.5, 10.5)), 4)
+    shaft = column(p, [(-120, 34, -12, 6, 6.5), (-50, 36, -15, 6, 6), (-30, 38.5, -20, 7, 7), (-16, 40, -22.5, 5, 6)])
+    return union(shaft, ellipsoid((p.x - 40, p.y + 22.5, p.z + 19), (8.5, 9.5, 10.5)), 4)
 
 
 def patella(p: Point, knee: Knee) -> tuple[np.ndarray, np.ndarray]:
-    """The bone, and the plane of its facets (< 0 in front of it)."""
-    up = p.z - 27 - knee.patella_up_mm
-    body = ellipsoid((p.x - 1, p.y - 35, up), (knee.patella_width_mm, 14, 21.5))
-    facets = 0.95 * (29.7 - p.y) + 0.26 * (np.sqrt(np.square(p.x) + 4) - 2)
+    """The bone, and the surface of its facets (< 0 in front of it): the trochlea's own profile, with room for cartilage."""
+    crown, lateral = profile(p.x, knee)
+    room_mm = (knee.cartilage_mm[0] + knee.cartilage_mm[2] + 0.6) / knee.size
+    facets = 0.95 * (AXIS_YZ[0] + DRUM_MM + room_mm - crown + lateral - p.y)
+    middle = AXIS_YZ[0] + DRUM_MM + room_mm - knee.groove_mm + 5.5
+    body = ellipsoid((p.x - 1, p.y - middle, p.z - 27 - knee.patella_up_mm), (knee.patella_width_mm, 14, 21.5))
     return both(body, facets, 3), facets
