@@ -84,7 +84,7 @@ def _femoral_mm(p: Point, knee: Knee) -> np.ndarray:
     return np.float32(knee.cartilage_mm[0] / knee.size) * on_surface
 
 
-def _tibial_mm(p: Point, knee: Knee, height: np.ndarray, outlines: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def _tibial_mm(p: Point, knee: Knee, height: np.ndarray, outlines: Sequence[np.ndarray]) -> np.ndarray:
     inside = ramp(np.minimum(*outlines), -0.5, -2.5) * ramp(np.abs(p.x), 8, 11) * ramp(height, -4, -2)
     return np.float32(knee.cartilage_mm[1] / knee.size) * inside
 
@@ -97,7 +97,7 @@ def _patellar_mm(p: Point, knee: Knee, bone: np.ndarray, facets: np.ndarray) -> 
 # ---------------------------------------------------------------- menisci, ligaments, tendons, fluid
 
 
-def _meniscus(height: np.ndarray, outline: np.ndarray, along: np.ndarray, gap: np.ndarray, width_mm: np.ndarray) -> np.ndarray:
+def _meniscus(height: np.ndarray, outline: np.ndarray, along: np.ndarray, gap: np.ndarray, width_mm: float) -> np.ndarray:
     """A wedge that thins from the rim of the plateau inwards: `height` above the cartilage, `outline` < 0 inside the half of
     the plateau; open towards the spines, where `gap` < 0. `along`: to the front."""
     width = width_mm * (1 - 0.15 * np.tanh(along / 10))  # the posterior horn is the wider one
@@ -106,7 +106,7 @@ def _meniscus(height: np.ndarray, outline: np.ndarray, along: np.ndarray, gap: n
     return both(body, -gap, 2)
 
 
-def _menisci(p: Point, knee: Knee, height: np.ndarray, outlines: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
+def _menisci(p: Point, knee: Knee, height: np.ndarray, outlines: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """`height` above the tibial cartilage."""
     gaps = both(-11 - p.x, np.abs(p.y + 3) - 11), both(p.x - 11, np.abs(p.y + 2) - 8)
     names = ("medial_meniscus", "lateral_meniscus")
@@ -199,9 +199,10 @@ def _wrapping(fascia: np.ndarray, skin: np.ndarray, voxel: float) -> list[Layer]
 
 
 def layers(points_mm: np.ndarray, knee: Knee, spacing_mm: float) -> Iterator[list[Layer]]:
-    """Groups of layers at world points (3, ...) in mm for voxels of `spacing_mm`, from the inside out, but air first.
+    """Groups of (part, tissue, fraction) at world points (3, ...) in mm for voxels of `spacing_mm`, inside out, but air first.
 
-    The fractions (...) of a group add up to at most 1 and are of what the groups before have left; the last group fills all.
+    Fractions have the shape (...) of the points, are 0 to 1, of what the groups before have left, and add up to at most 1 within
+    a group; the last group takes all. Air is of part "".
     """
     voxel = spacing_mm / knee.size
     p = bones.tibia_frame(points_mm, knee)

@@ -67,7 +67,7 @@ def draw_knee(rng: np.random.Generator) -> Knee:
 
 
 def _seat(knee: Knee) -> float:
-    """How far a femur that is not lifted must go up for the cartilage of the two bones to touch and no more."""
+    """mm by which a femur that is not lifted yet must go up for the cartilage of the two bones to touch and no more."""
     axes = np.arange(-34, 35, 2), np.arange(-26, 20, 2), np.arange(-8, 20, 0.25)
     p = Point(*np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32))
     height, *outlines = plateau(p, knee)
@@ -97,7 +97,7 @@ def tibia_frame(points_mm: np.ndarray, knee: Knee) -> Point:
 
 
 def bend(p: Point, knee: Knee, share: np.ndarray | float = 1.0) -> Point:
-    """Tibia frame -> the frame of what moves by `share` (0 to 1) with the femur."""
+    """Tibia frame -> the frame of what moves by `share` (0 to 1) with the femur: 1 the femur itself, less for soft tissue."""
     y0, z0 = AXIS_YZ
     angle, twist = (np.float32(np.deg2rad(a)) * share for a in (knee.flexion, knee.torsion))
     y, z = p.y - np.float32(y0), p.z - np.float32(z0) - share * np.float32(knee.lift_mm)
@@ -156,17 +156,19 @@ def plateau(p: Point, knee: Knee) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     dish = 1.8 * np.exp(-(np.square(p.x + 22) + np.square(p.y + 4)) / 250)
     dish += 0.9 * np.exp(-(np.square(p.x - 22) + np.square(p.y + 3)) / 200)
     top = np.float32(np.tan(np.deg2rad(knee.slope))) * (p.y + 3) - 1.4 + spines - dish
-    medial = ellipsoid((p.x + 19, p.y + 4), (20.5, 25.5))
-    lateral = ellipsoid((p.x - 20, p.y + 3), (19.5, 22.5))
-    return p.z - top, medial, lateral
+    return p.z - top, *_halves(p.x, p.y)
+
+
+def _halves(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Outlines of the plateau, medial and lateral."""
+    return ellipsoid((x + 19, y + 4), (20.5, 25.5)), ellipsoid((x - 20, y + 3), (19.5, 22.5))
 
 
 def tibia(p: Point, knee: Knee, height: np.ndarray) -> np.ndarray:
-    """`height` above the plateau."""
+    """Plateau, tuberosity and shaft; `height` above the plateau as `plateau` gives it."""
     shrink = 1 - 0.55 * ramp(p.z, -8, -62)
     x, y = p.x / shrink, (p.y - 8) / shrink + 8
-    outline = union(ellipsoid((x + 19, y + 4), (20.5, 25.5)), ellipsoid((x - 20, y + 3), (19.5, 22.5)), 8)
-    outline = union(outline, ellipsoid((x, y - 3), (19, 17.5)), 6) * shrink
+    outline = union(union(*_halves(x, y), 8), ellipsoid((x, y - 3), (19, 17.5)), 6) * shrink
     shaft = column(p, [(-120, 0, 0, 12.5, 15), (-75, 0, 1, 14, 17), (-45, 1, 2, 18, 19), (-20, 0, 0, 20, 18)])
     tuberosity = ellipsoid((p.x - 3, p.y - 20, p.z + 41), (9, 7.5, 13))
     return both(union(union(outline, shaft, 8), tuberosity, 8), height * 0.9, 3)
