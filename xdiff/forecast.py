@@ -17,6 +17,7 @@ from xdiff.data.cohorts import find_subjects
 from xdiff.data.gaussian_field import field_names
 from xdiff.data.joint import join_splits
 from xdiff.data.phantom_brain import phantom_names
+from xdiff.data.phantom_knee import phantom_knee_names
 from xdiff.data.split import Split, read_split, split_by_rule
 from xdiff.data.ukb_names import find_archives
 from xdiff.errors import InputError
@@ -310,9 +311,9 @@ def planned_split(config: Config, cohort: str, data_root: Path | None = None) ->
 
 
 def _embedded_names(cohort: str, layout: str, generate: dict[str, Any]) -> Sequence[str]:
-    key = "n_patients" if layout == "phantom-brain" else "n_subjects"
+    key = "n_subjects" if layout == "gaussian-field" else "n_patients"
     if key not in generate:
         raise InputError(f"cohorts.{cohort}.generate", f"no key {key!r}", "the number that is generated")
     if layout == "phantom-brain":
         return phantom_names(generate[key], *([generate["followups"]] if "followups" in generate else []))
-    return field_names(generate[key])
+    return phantom_knee_names(generate[key]) if layout == "phantom-knee" else field_names(generate[key])

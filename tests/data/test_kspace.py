@@ -247,10 +247,11 @@ def test_a_geometry_that_is_not_there_is_not_made_up(tmp_path: Path, head: dict,
         (kspace_xml(SHAPE, trajectory="spiral"), "'spiral'", "cartesian"),
         (kspace_xml(SHAPE, encoded=(SHAPE, (16.0, 18.0, 0.02))), r"encodedSpace .*0\.02", "voxels of"),
         (kspace_xml(SHAPE, recon=(SHAPE, (16.0, 99.0, 20.0))), r"reconSpace .*99", "within encodedSpace"),
+        (kspace_xml(SHAPE, recon=(SHAPE, (16.0, float("nan"), 20.0))), r"reconSpace .*nan", "within encodedSpace"),
         (b"<ismrmrdHeader/>", r"no ISMRMRD header \(", "schema"),
         (b"\xff\xfe", r"no ISMRMRD header \(", "schema"),
     ],
-    ids=["spiral", "thin", "wide", "empty", "binary"],
+    ids=["spiral", "thin", "wide", "nan", "empty", "binary"],
 )
 def test_a_header_that_makes_no_sense_is_named(tmp_path: Path, header: bytes, found: str, expected: str) -> None:
     refused(write_kspace(tmp_path / "a.h5", kspace_of(seen()), header), found, expected)

@@ -142,11 +142,11 @@ def _kept(header: Any, encoded: Space, path: Path) -> tuple[int, ...]:
     space = header.encoding[0].reconSpace.fieldOfView_mm
     partitions = encoded.matrix[2] // header.encoding[0].encodedSpace.matrixSize.z
     fov_mm = (space.x, space.y, space.z * partitions)
-    kept = tuple(round(fov / size) for fov, size in zip(fov_mm, encoded.spacing_mm, strict=True))
-    if any(not 2 <= m <= n for m, n in zip(kept, encoded.matrix, strict=True)):
+    kept = np.divide(fov_mm, encoded.spacing_mm)
+    if not ((kept > 1.5) & (kept < np.array(encoded.matrix) + 0.5)).all():
         expected = f"one within encodedSpace, {encoded.fov_mm} mm of {encoded.matrix} voxels"
         raise InputError(path, f"reconSpace of {fov_mm} mm", expected)
-    return kept
+    return tuple(int(n) for n in kept.round())
 
 
 def _affine(lines: Lines, encoded: Space, kept: tuple[int, ...], path: Path) -> np.ndarray:

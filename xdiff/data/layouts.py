@@ -184,10 +184,15 @@ def dicom(cohort: Cohort, root: Path) -> Iterator[Files]:
 
 
 def stitched(cohort: Cohort, root: Path) -> Iterator[Files]:
-    """SUBJECT/SUBJECT_{contrast}.nii.gz, as stitching writes them."""
+    """SUBJECT/SUBJECT_{contrast}.nii[.gz], labels as SUBJECT/SUBJECT_{suffix}.nii[.gz]: what this program writes itself."""
     for folder in folders_of(root):
-        images = {contrast: _nifti(folder, f"{folder.name}_{contrast}") for contrast in cohort.contrasts}
-        yield Files(folder.name, images, _labels(cohort, lambda s, folder=folder: _nifti(folder, f"{folder.name}_{s}")))
+        if folder.name in cohort.exclude:
+            continue
+
+        def path(suffix: str, folder: Path = folder) -> Path:
+            return _nifti(folder, f"{folder.name}_{suffix}")
+
+        yield Files(folder.name, {contrast: path(contrast) for contrast in cohort.contrasts}, _labels(cohort, path))
 
 
 def fastmri_files(cohort: Cohort, root: Path) -> Iterator[Files]:
@@ -229,6 +234,7 @@ FINDERS = {
     "gaussian-field": Layout(bids, "sub-*/anat/"),
     "brats": _BRATS,
     "phantom-brain": _BRATS,
+    "phantom-knee": Layout(stitched, "SUBJECT/SUBJECT_{contrast}.nii.gz"),
     "msd": Layout(msd, "imagesTr/BRATS_*.nii.gz"),
     "tsv": Layout(tsv, f"row of {TABLE}"),
     "dicom": Layout(dicom, "SUBJECT/ of DICOM files"),
