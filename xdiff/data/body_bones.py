@@ -10,7 +10,7 @@ import numpy as np
 from xdiff.data.body_person import C7_T1_MM, L5_S1_MM, T12_L1_MM, Person
 from xdiff.data.body_surface import Surface
 from xdiff.data.body_tissues import amounts
-from xdiff.data.solids import NOWHERE, Canvas, Solid, ball, blended, column, rod, superellipse
+from xdiff.data.solids import Canvas, Solid, ball, blended, column, cutter, rod, superellipse
 
 CERVICAL_MM, LUMBAR = 18.0, 5
 # thoracic levels grow downwards from 20 mm to 27 mm: 12 of them
@@ -102,9 +102,9 @@ def paint_rib_cage(canvas: Canvas, person: Person, surface: Surface, part: int) 
     ribs = Solid(rib, (low[0] - 14, low[1] - 14, 180.0), (high[0] + 14, high[1] + 14, 575.0))
     sx = float(spine.x(np.float32(400))) / 2
     front = float(np.interp(400, (360, 420), (84, 74))) + 8
-    gap = Solid(lambda x, y, z: np.abs(x - spine.x(z)) - 12, NOWHERE, NOWHERE)
-    bony = Solid(lambda x, y, z: y - np.interp(z, (200, 250, 300, 420, 560), (-30, -5, 40, 62, 30)), NOWHERE, NOWHERE)
-    arch = Solid(lambda x, y, z: 0.8 * (250 - z + 0.9 * np.maximum(y, 0)), NOWHERE, NOWHERE)  # the costal margin rises
+    gap = cutter(lambda x, y, z: np.abs(x - spine.x(z)) - 12)
+    bony = cutter(lambda x, y, z: y - np.interp(z, (200, 250, 300, 420, 560), (-30, -5, 40, 62, 30)))
+    arch = cutter(lambda x, y, z: 0.8 * (250 - z + 0.9 * np.maximum(y, 0)))  # the costal margin rises
     costal = ribs.without(bony, gap).within(arch)
     canvas.paint(costal, amounts("cartilage"), part)
     paint_bone(canvas, ribs.within(bony).without(gap), part, person.marrow_fat, 1.5)
@@ -139,7 +139,7 @@ def paint_pelvis(canvas: Canvas, person: Person, part: int, sacrum: int) -> None
     paint_bone(canvas, ilium, part, person.marrow_fat + 0.1, 1.5)
     for s in (-1, 1):
         socket = ball((s * 84 * h, 1, 6), (36, 37, 36)).without(ball((s * 92 * h, 2, -2), (28.5, 28.5, 28.5)))
-        cut = Solid(lambda x, y, z, s=s: s * x - 100 * h - 0.5 * z, NOWHERE, NOWHERE)
+        cut = cutter(lambda x, y, z, s=s: s * x - 100 * h - 0.5 * z)
         ischium = rod([(s * 74 * h, -24, -4), (s * 68 * h, -42, -40), (s * 60 * h, -38, -66)], (17, 14, 16))
         pubis = rod([(s * 72 * h, 20, 6), (s * 44, 46, -4), (s * 14, 52, -22)], (12, 8.5, 10))
         ramus = rod([(s * 12, 50, -28), (s * 34, 22, -50), (s * 57 * h, -26, -66)], (8, 6.5, 9))
@@ -149,50 +149,76 @@ def paint_pelvis(canvas: Canvas, person: Person, part: int, sacrum: int) -> None
     z = np.array((-40, -15, 20, 60, L5_S1_MM + 6))
     x, y = spine.x(np.float32(z)), spine.y(np.float32(z))
     tail = column(z, x, y - np.array((0, 0, 2, 4, 8)), (7, 12, 30, 46, 50), (5, 8, 11, 15, 20), 2.2)
-    top = Solid(lambda x, y, z: spine.across(x, y, z)[0] - (L5_S1_MM - 6), NOWHERE, NOWHERE)
+    top = cutter(lambda x, y, z: spine.across(x, y, z)[0] - (L5_S1_MM - 6))
     paint_bone(canvas, tail.within(top), sacrum, person.marrow_fat + 0.05)
+
+
+# z, x, y, half widths of the bone, half widths of its marrow: walls of shafts are thick, ends are thin shells
+FEMUR = np.array(
+    [
+        (-36, 131, -10, 16, 16, 13, 13),
+        (-70, 127, -6, 16, 16, 10, 10),
+        (-150, 119, 6, 14, 14.5, 7.5, 8),
+        (-260, 107, 10, 14, 15, 8, 8.5),
+        (-350, 99, 3, 19, 19, 14, 15),
+        (-390, 96, -2, 30, 27, 28, 25),
+        (-412, 95, -8, 37, 31, 35, 29),
+        (-428, 95, -12, 33, 28, 31, 26),
+    ]
+)
+# z, outwards of the knee, y, half widths
+TIBIA = np.array(
+    [(-436, 0, -8, 37, 26), (-455, 0, -8, 34, 24), (-480, 0, -8, 20, 18), (-540, 1, -6, 13, 15), (-700, 2, -8, 12, 13)]
+)
+FIBULA = np.array([(-452, 38, -22, 9, 9), (-470, 36, -22, 7, 7), (-700, 30, -18, 7, 7)])
+# z, x without what the person's girth adds, y, half widths
+HUMERUS = np.array([(440, 176, -36, 16, 15), (400, 196, -34, 11.5, 11.5), (300, 212, -35, 11, 11), (215, 225, -38, 20, 12), (190, 228, -38, 24, 12)])  # fmt: skip
+CLAVICLE = [(26, 28, 496), (70, 14, 512), (112, -22, 518), (148, -38, 514)]
+YELLOW = 0.9  # fat in the marrow of limbs
 
 
 def paint_femurs(canvas: Canvas, person: Person, part: int) -> None:
     """Femurs down to the condyles; below them tibiae (the field of view of short people reaches there) and patellae."""
-    h, fatty = person.hips, 0.9
-    shift = 60 * (h - 1)
-    for s in (-1, 1):
-        head = ball((s * 90 * h, 2, -2), (24.5, 24.5, 24.5))
-        neck = rod([(s * 92 * h, 1, -5), (s * 126 * h, -8, -34)], (16, 17))
-        trochanter = ball((s * 136 * h, -16, -26), (16, 20, 24))
-        z = (-36, -70, -150, -260, -350, -390, -412, -428)
-        x = np.array((131 * h, 127 * h, 119, 107, 99, 96, 95, 95)) + shift
-        y = (-10, -6, 6, 10, 3, -2, -8, -12)
-        shaft = column(z, s * x, y, (16, 16, 14, 14, 19, 30, 37, 33), (16, 16, 14.5, 15, 19, 27, 31, 28), 2.2)
-        bone = blended([head, neck, trochanter, shaft], 10)
-        tibia = column((-436, -455, -480, -540, -700), s * (x[-1] + np.array((0, 0, 0, 1, 2))), (-8, -8, -8, -6, -8), (37, 34, 20, 13, 12), (26, 24, 18, 15, 13), 2.4)  # fmt: skip
-        fibula = column((-452, -470, -700), s * (x[-1] + np.array((38, 36, 30))), (-22, -22, -18), (9, 7, 7), (9, 7, 7))
-        canvas.paint(blended([shaft, head], 8).grown(2.2).within(_below(-384)), amounts("cartilage"), part)
-        # a shaft's wall is thick, its ends are thin shells
-        hollow = column(z, s * x, y, (13, 10, 7.5, 8, 14, 28, 35, 31), (13, 10, 8, 8.5, 15, 25, 29, 26), 2.2)
-        marrow = blended([*(solid.grown(-1.8) for solid in (head, neck, trochanter)), hollow.grown(-0.3)], 10)
-        for outside, inside in ((bone, marrow), (tibia, tibia.grown(-2.5)), (fibula, fibula.grown(-2.5))):
-            canvas.paint(outside, amounts("cortical"), part)
-            canvas.paint(inside, amounts("marrow", fatty), part)
-        paint_bone(canvas, ball((s * x[-1], 38, -396), (21, 10, 22)), part, fatty, 1.5)
+    for side in (-1, 1):
+        _paint_femur(canvas, side, person.hips, part)
+        knee = side * (95 + 60 * (person.hips - 1))
+        for table in (TIBIA, FIBULA):
+            z, out, y, half, deep = table.T
+            bone = column(z, knee + side * out, y, half, deep, 2.4)
+            paint_bone(canvas, bone, part, YELLOW, 2.5)
+        paint_bone(canvas, ball((knee, 38, -396), (21, 10, 22)), part, YELLOW, 1.5)
+
+
+def _paint_femur(canvas: Canvas, side: int, hips: float, part: int) -> None:
+    head = ball((side * 90 * hips, 2, -2), (24.5, 24.5, 24.5))
+    neck = rod([(side * 92 * hips, 1, -5), (side * 126 * hips, -8, -34)], (16, 17))
+    trochanter = ball((side * 136 * hips, -16, -26), (16, 20, 24))
+    z, x, y, half, deep, marrow_half, marrow_deep = FEMUR.T
+    x = side * (x + np.interp(z, (-400, -36), (60, 130)) * (hips - 1))
+    shaft = column(z, x, y, half, deep, 2.2)
+    cavity = column(z, x, y, marrow_half, marrow_deep, 2.2)
+    cartilage = shaft.grown(2.2).within(cutter(lambda x, y, z: z + 384))
+    canvas.paint(cartilage, amounts("cartilage"), part)
+    canvas.paint(blended([head, neck, trochanter, shaft], 10), amounts("cortical"), part)
+    marrow = blended([*(solid.grown(-1.8) for solid in (head, neck, trochanter)), cavity], 10)
+    canvas.paint(marrow, amounts("marrow", YELLOW), part)
 
 
 def paint_arms(canvas: Canvas, person: Person, surface: Surface, part: int) -> None:
     """Clavicles, shoulder blades, humeri and forearms."""
-    w, out = person.shoulders, surface.arms_out_mm
-    for s in (-1, 1):
-        centre = s * (160 * w + 0.3 * out)
-        humerus = column((478, 440, 400, 300, 215, 190), [s * (164 * w + 0.3 * out), *(s * (v * w + out) for v in (176, 196, 212, 225, 228))], (-36, -36, -34, -35, -38, -38), (24, 16, 11.5, 11, 20, 24), (22, 15, 11.5, 11, 12, 12))  # fmt: skip
-        forearm = [rod([(s * (v * w + out), -36, 182), (s * (b * w + out), -16, -50)], 8.5) for v, b in ((221, 240), (237, 258))]
-        head = ball((centre, -34, 482), (24, 24, 24))
-        clavicle = rod([(s * 26, 28, 496), (s * 70 * w, 14, 512), (s * 112 * w, -22, 518), (s * 148 * w, -38, 514)], 6.5)
-        blade = ball((s * 100 * w, -112, 430), (44, 4.5, 72), (0, 0, s * 24))
-        spine = rod([(s * 66 * w, -116, 470), (s * 118 * w, -96, 500), (s * 156 * w, -56, 512)], 7)
-        glenoid = rod([(s * 110 * w, -92, 462), (s * 138 * w, -52, 480)], (8, 13))
-        for bone in (blended([head, humerus], 8), clavicle, blended([blade, spine, glenoid], 6), *forearm):
+    wide, out = person.shoulders, surface.arms_out_mm
+    for side in (-1, 1):
+        head = ball((side * (160 * wide + 0.3 * out), -34, 482), (24, 24, 24))
+        z, x, y, half, deep = HUMERUS.T
+        humerus = column(
+            (478, *z), (side * (164 * wide + 0.3 * out), *(side * (x * wide + out))), (-36, *y), (24, *half), (22, *deep)
+        )
+        clavicle = rod([(side * (x if x < 30 else x * wide), y, z) for x, y, z in CLAVICLE], 6.5)
+        blade = ball((side * 100 * wide, -112, 430), (44, 4.5, 72), (0, 0, side * 24))
+        ridge = rod([(side * 66 * wide, -116, 470), (side * 118 * wide, -96, 500), (side * 156 * wide, -56, 512)], 7)
+        glenoid = rod([(side * 110 * wide, -92, 462), (side * 138 * wide, -52, 480)], (8, 13))
+        bones = [blended([head, humerus], 8), clavicle, blended([blade, ridge, glenoid], 6)]
+        for elbow, wrist in ((221, 240), (237, 258)):
+            bones.append(rod([(side * (elbow * wide + out), -36, 182), (side * (wrist * wide + out), -16, -50)], 8.5))
+        for bone in bones:
             paint_bone(canvas, bone, part, 0.75, 1.8)
-
-
-def _below(z_mm: float) -> Solid:
-    return Solid(lambda x, y, z: z - np.float32(z_mm), NOWHERE, NOWHERE)

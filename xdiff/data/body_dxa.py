@@ -20,8 +20,8 @@ PHOTONS = 4e4  # per pixel, before the body
 
 
 def scan_dxa(seed: int, patient: int) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
-    """Log attenuation (X, 1, Z) float32 of whole numbers, its affine (4, 4), and how the person lay: point p (x, z in mm) of the MRI
-    is seen at (1 + magnification) R(turn) p + shift."""
+    """Log attenuation (X, 1, Z) float32 of whole numbers, its affine (4, 4), and how the person lay: point p (x, z in mm) of
+    the MRI is seen at (1 + magnification) R(turn) p + shift."""
     body = draw_body(seed, patient, DRAWN_MM, WIDE)
     rays = body.attenuation.sum(axis=1) * DRAWN_MM / 10
     rng = np.random.default_rng([seed, patient, 4])

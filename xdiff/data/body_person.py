@@ -1,7 +1,7 @@
 """Who is drawn: sex, size, fat, and the curves of the spine of one person of the embedded body cohort.
 
-Anatomy is laid out in a frame of a person of 172 cm: origin between the hip joints, x Right, y Anterior, z Superior, mm. A person is
-this layout with own measures, own spine, scaled to own height and bent (phantom_body.py).
+Anatomy is laid out in a frame of a person of 172 cm: origin between the hip joints, x Right, y Anterior, z Superior, in mm. A
+person is this layout with own measures and own spine, scaled to own height and bent (body_drawing.py).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Spine:
         self.x_slope, self.y_slope = Profile(z, np.gradient(x, z)), Profile(z, np.gradient(y, z))
 
     def across(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Level (z of the nearest point of the line, to second order) and offsets (right, anterior) across it, of points near it."""
+        """Level (z of the nearest point of the line) and offsets (right, anterior) across it, of points near it."""
         level = z
         for _ in range(2):
             sx, sy = self.x_slope(level), self.y_slope(level)
@@ -68,6 +68,7 @@ class Person:
     diaphragm_mm: float
     marrow_fat: float
     liver_fat: float
+    bladder: float  # how full: a factor of its diameter
     top_mm: float  # where the upper edge of the field of view lies
     spine: Spine
 
@@ -103,6 +104,7 @@ def draw_person(rng: np.random.Generator) -> Person:
         diaphragm_mm=float(np.clip(rng.normal(0, 10), -20, 20)),
         marrow_fat=float(rng.uniform(0.25, 0.6)),
         liver_fat=float(np.clip(rng.lognormal(np.log(0.02 + 0.06 * visceral), 0.5), 0.005, 0.3)),
+        bladder=float(rng.uniform(0.7, 1.25)),
         top_mm=float(620 + np.clip(rng.normal(0, 10), -20, 20)),
         spine=_draw_spine(rng),
     )

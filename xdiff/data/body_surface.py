@@ -125,7 +125,9 @@ class Surface:
         p = self.person
         size = (44 + 0.9 * p.subcutaneous_mm) / 60
         front = 88 * p.shoulders**0.5
-        return [ball((s * 86, front, 396), (66 * size, 44 * size, 66 * size), (12, 0, s * 20)) for s in (-1, 1)] if p.female else []
+        return (
+            [ball((s * 86, front, 396), (66 * size, 44 * size, 66 * size), (12, 0, s * 20)) for s in (-1, 1)] if p.female else []
+        )
 
 
 def paint_outline(canvas: Canvas, surface: Surface, ragged: np.ndarray) -> np.ndarray:

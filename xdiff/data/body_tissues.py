@@ -21,8 +21,8 @@ class Tissue(NamedTuple):
 
 
 # T1 at 1.5 T: de Bazelaire 2004 (10.1148/radiol.2303021331) for abdomen, muscle, marrow and fat; Stanisz 2005
-# (10.1002/mrm.20605) for blood, heart and cord; bowel, disc, cartilage and urine rounded. Attenuation: Hubbell and Seltzer's tables
-# (NIST) at 40 keV times density. Cortical bone and lung have hardly a signal at these echo times.
+# (10.1002/mrm.20605) for blood, heart and cord; bowel, disc, cartilage and urine rounded. Attenuation: Hubbell and Seltzer's
+# tables (NIST) at 40 keV times density. Cortical bone and lung have hardly a signal at these echo times.
 TISSUES = {
     "air": Tissue(0.00, 1000, 0.00, 0.00),
     "skin": Tissue(0.45, 900, 0.10, 0.28),

@@ -1,8 +1,9 @@
 """An embedded cohort: neck-to-knee Dixon MRI of bodies that were never there, laid out as stitched UK Biobank volumes, with DXA.
 
-Everybody is drawn anew: sex, size, fat and spine (body_person.py), then outline, bones, muscles and organs as smooth solids, bent by
-a random smooth diffeomorphism (body_drawing.py) and seen by a water/fat gradient echo. It tests the code and not the science. All
-random fields are functions of (seed, patient) and of position in mm: one person is the same at every spacing. Noise is not.
+Everybody is drawn anew: sex, size, fat and spine (body_person.py), then outline, bones, muscles and organs as smooth solids,
+bent by a random smooth diffeomorphism (body_drawing.py) and seen by a water/fat gradient echo. It tests the code and not the
+science. All random fields are functions of (seed, patient) and of position in mm: one person is the same at every spacing.
+Noise is not.
 
 Arrays are RAS+ (x Right, y Anterior, z Superior); the middle of the field of view is the origin.
 """
@@ -14,13 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from xdiff.data.body_drawing import FIELD, PART, PARTS, Body, draw_body
+from xdiff.data.body_drawing import FIELD, PART, Body, draw_body
 from xdiff.data.body_dxa import scan_dxa
 from xdiff.data.fields import noise
 from xdiff.plain import write_json
 from xdiff.volumes import write_volume
-
-__all__ = ["CONTRASTS", "PARTS", "body_subject", "phantom_body_names", "write_phantom_body"]
 
 CONTRASTS = ("fat", "water")
 FIRST_EID = 1_000_000  # UK Biobank's participants have seven digits
@@ -55,7 +54,8 @@ def phantom_body_names(n_patients: int) -> list[str]:
 def body_subject(
     seed: int, patient: int, spacing_mm: float
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, dict[str, object]]:
-    """One scan of one person: contrast -> float32 (X, Y, Z) of whole numbers, uint8 labels of PARTS, affine (4, 4), and the truth.
+    """One scan of one person: contrast -> float32 (X, Y, Z) of whole numbers, uint8 labels of PARTS, affine (4, 4), and the
+    truth.
 
     Around the body lies noise, not 0, as in a scanner's magnitude images. Raises ValueError outside 2 to 12 mm.
     """
@@ -67,8 +67,8 @@ def body_subject(
 def truth(body: Body, spacing_mm: float) -> dict[str, object]:
     """What the drawing knows about the person inside the field of view.
 
-    spine_centre_line_mm: middles of the vertebral bodies and discs from L5/S1 up to C7/T1, RAS mm; body_volume_l: inside the skin,
-    lungs and gas included; fat_fraction: fat's part of the noiseless signal there; visceral_fat_l: what PARTS calls so.
+    spine_centre_line_mm: middles of the vertebral bodies and discs from L5/S1 up to C7/T1, RAS mm; body_volume_l: inside the
+    skin, lungs and gas included; fat_fraction: fat's part of the noiseless signal there; visceral_fat_l: what PARTS calls so.
     """
     inside = np.clip(0.5 - body.skin_mm / spacing_mm, 0, 1)
     litres = spacing_mm**3 / 1e6

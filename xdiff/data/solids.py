@@ -1,13 +1,13 @@
 """Smooth solids as signed distances (mm, negative inside), and a canvas on which tissue is painted over tissue.
 
-A solid is a function of the coordinates (x, y, z) in mm, float32 arrays of one shape, with a box outside which it is nowhere. Borders
-get partial volume: a voxel is covered by 0.5 - distance / edge length. Unions, intersections and cuts are minima and maxima
-(Ricci 1973, 10.1093/comjnl/16.2.157); away from its surface a distance is then an approximation.
+A solid is a function of the coordinates (x, y, z) in mm, float32 arrays of one shape, with a box outside which it is nowhere.
+Borders get partial volume: a voxel is covered by 0.5 - distance / edge length. Unions, intersections and cuts are minima and
+maxima (Ricci 1973, 10.1093/comjnl/16.2.157); away from its surface a distance is then an approximation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +15,6 @@ import numpy as np
 
 TABLE_MM = 0.5  # of values tabulated along z
 FAR_MM = 1e3
-NOWHERE = (0.0, 0.0, 0.0)  # both corners of the box of a solid that only cuts others
 
 Distance = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 Point = tuple[float, float, float]
@@ -44,6 +43,11 @@ class Solid(NamedTuple):
         return Solid(
             lambda x, y, z: _most([self.distance(x, y, z), *(-s.distance(x, y, z) for s in others)]), self.low, self.high
         )
+
+
+def cutter(distance: Distance) -> Solid:
+    """What only cuts other solids, and needs no box: a half space, for instance."""
+    return Solid(distance, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
 
 
 def _most(distances: Sequence[np.ndarray]) -> np.ndarray:
@@ -150,9 +154,8 @@ def column(
     half_y: Sequence[float],
     power: float = 2.0,
 ) -> Solid:
-    """A column from z_mm[0] to the last knot with superelliptic cross-sections about (x, y): |dx/half_x|^power + |dy/half_y|^power = 1.
-
-    Knots along z are joined smoothly; x and y may be Profiles of their own.
+    """A column between the lowest and the highest of z_mm with superelliptic cross-sections about (x, y): |dx / half_x|^power +
+    |dy / half_y|^power = 1. Knots along z are joined smoothly; x and y may be Profiles of their own.
     """
     cx, cy, a, b = (v if isinstance(v, Profile) else Profile(z_mm, v) for v in (x, y, half_x, half_y))
     low_z, high_z = min(z_mm), max(z_mm)
@@ -163,9 +166,7 @@ def column(
         return np.maximum(side, np.maximum(np.float32(low_z) - pz, pz - np.float32(high_z)))
 
     wide, deep = a.range[1], b.range[1]
-    return Solid(
-        distance, (cx.range[0] - wide, cy.range[0] - deep, low_z), (cx.range[1] + wide, cy.range[1] + deep, high_z)
-    )
+    return Solid(distance, (cx.range[0] - wide, cy.range[0] - deep, low_z), (cx.range[1] + wide, cy.range[1] + deep, high_z))
 
 
 def superellipse(dx: np.ndarray, dy: np.ndarray, a: np.ndarray, b: np.ndarray, power: float = 2.0) -> np.ndarray:
@@ -185,8 +186,8 @@ def superellipse(dx: np.ndarray, dy: np.ndarray, a: np.ndarray, b: np.ndarray, p
 class Canvas:
     """Voxels with coordinates `place` (3, X, Y, Z) float32 in mm, of edge `voxel_mm` there, and what has been painted on them.
 
-    `amounts` (C, X, Y, Z) float32: of C properties, mixed by the volume that each tissue has in a voxel; `parts` (X, Y, Z) uint8: the
-    part that was painted last over at least half of it.
+    `amounts` (C, X, Y, Z) float32: of C properties, mixed by the volume that each tissue has in a voxel; `parts` (X, Y, Z) uint8:
+    the part that was painted last over at least half of it.
     """
 
     place: np.ndarray
@@ -199,26 +200,20 @@ class Canvas:
         others = ((1, 2), (0, 2), (0, 1))
         self.spans = [(p.min(axes), p.max(axes)) for p, axes in zip(self.place, others, strict=True)]
 
-    def paint(self, solid: Solid, amounts: Sequence[float], part: int = 0, texture: np.ndarray | None = None) -> None:
-        """Cover by a tissue of these `amounts` (C,), times `texture` (X, Y, Z); part 0 leaves the label map as it is."""
+    def paint(self, solid: Solid, amounts: Sequence[float], part: int = 0) -> None:
+        """Cover by a tissue of these `amounts` (C,); part 0 leaves the label map as it is."""
         box = self.block(solid)
         if box is None:
             return
         share = np.clip(0.5 - solid.distance(*self.place[(slice(None), *box)]) / np.float32(self.voxel_mm), 0, 1)
-        self.blend(box, share, amounts, part, texture)
+        self.blend(box, share, amounts, part)
 
-    def blend(
-        self, box: tuple[slice, ...], share: np.ndarray, amounts: Sequence[float], part: int, texture: np.ndarray | None = None
-    ) -> None:
+    def blend(self, box: tuple[slice, ...], share: np.ndarray, amounts: Sequence[float], part: int) -> None:
+        """Cover a block of voxels, each to its `share` (0 to 1)."""
         for channel, amount in zip(self.amounts, amounts, strict=True):
-            new = np.float32(amount) if texture is None else np.float32(amount) * texture[box]
-            channel[box] += share * (new - channel[box])
+            channel[box] += share * (np.float32(amount) - channel[box])
         if part:
             self.parts[box][share >= 0.5] = part
-
-    def paint_all(self, solids: Mapping[str, Solid], amounts: Sequence[float], part: int = 0) -> None:
-        for solid in solids.values():
-            self.paint(solid, amounts, part)
 
     def block(self, solid: Solid) -> tuple[slice, ...] | None:
         """The smallest block of voxels that holds the solid and one voxel around it; None where there is none."""
