@@ -19,16 +19,8 @@ PARTS = {
     **{1: "subcutaneous fat", 2: "visceral fat", 3: "muscle", 4: "intermuscular fat", 5: "vertebra", 6: "intervertebral disc"},
     **{7: "spinal canal", 8: "sacrum", 9: "pelvis", 10: "femur", 11: "rib cage", 12: "arm and shoulder bones", 13: "lung"},
     **{14: "airway", 15: "heart", 16: "aorta", 17: "vena cava", 18: "vessel", 19: "liver", 20: "gallbladder", 21: "spleen"},
-    **{
-        22: "pancreas",
-        23: "kidney",
-        24: "stomach",
-        25: "bowel",
-        26: "bladder",
-        27: "genital",
-        28: "thyroid",
-        29: "mediastinal fat",
-    },
+    **{22: "pancreas", 23: "kidney", 24: "stomach", 25: "bowel", 26: "bladder", 27: "uterus or prostate", 28: "thyroid"},
+    **{29: "mediastinal fat"},
 }
 PART = {name: number for number, name in PARTS.items()}
 BEND_MM, FOLDS_MM = 16.0, 8.0  # grids that fields are held on, whatever the voxels

@@ -166,6 +166,6 @@ def _paint_pelvic_organs(canvas: Canvas, person: Person, parts: dict[str, int]) 
     canvas.paint(bladder.grown(3), amounts("muscle"), parts["bladder"])
     canvas.paint(bladder, amounts("urine"), parts["bladder"])
     if person.female:
-        canvas.paint(ball((4, -14, 34), (24, 19, 33), (-35, 0, 0)), amounts("uterus"), parts["genital"])
+        canvas.paint(ball((4, -14, 34), (24, 19, 33), (-35, 0, 0)), amounts("uterus"), parts["uterus or prostate"])
     else:
-        canvas.paint(ball((0, 14, -36), (22, 17, 18)), amounts("uterus"), parts["genital"])
+        canvas.paint(ball((0, 14, -36), (22, 17, 18)), amounts("uterus"), parts["uterus or prostate"])

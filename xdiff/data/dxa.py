@@ -2,7 +2,7 @@
 
 DXA (dual-energy X-ray absorptiometry) is a coronal projection of attenuation, in a frame of its own: the person lay on another
 table. A similarity transform (shift, turn, scale) is sought at which the DXA is best explained, in least squares, by what the
-MRI projects to: thickness of the body, fat, water, and how much of the body is dark (lung, gas and cortical bone).
+MRI projects to: thickness of the body, fat, water, gas, and what looks like bone.
 
 Registering to the subject's own MRI is a small leak: the place of the hidden volume is known then, as with frame `centred`.
 """
@@ -22,9 +22,10 @@ COARSE_MM = 12.0
 SCALES = (0.94, 1.0, 1.06)  # tried before the fine search
 CANDIDATES = 4  # places that the fine search starts from
 DETAIL_MM = 12.0
-# Measured on phantom-body at 6 mm (24 persons with their own DXA, 56 pairs of two persons, 24 mirrored DXA): own >= 0.970 and
-# 0.489, others <= 0.969 and 0.462, upside down <= 0.76. Real DXA images will need thresholds of their own.
+# Measured on phantom-body at 6 mm, 24 persons: with their own DXA >= 0.970 and 0.488, with that of another one (56 pairs) <= 0.969
+# and 0.462, mirrored <= 0.965 and 0.490 (hence the second fit below), upside down <= 0.76. Real images will need their own.
 LEAST_CORRELATION, LEAST_DETAIL = 0.9, 0.475
+MOST_BODY = 0.9  # of all voxels: a box full of signal shows nobody
 LEAST_COVERED = 0.8  # of the MRI's silhouette that the DXA has to show
 SIMPLEX = np.array([[0, 0, 0, 0], [9, 0, 0, 0], [0, 9, 0, 0], [0, 0, 0.02, 0], [0, 0, 0, 0.02]], float)
 
@@ -61,30 +62,40 @@ class _Grid(NamedTuple):
 
 def projections(fat: np.ndarray, water: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What volumes (X, Y, Z) project to, (7, X, Z) in mm: thickness of the body, fat and water (times their part of the brightest
-    signal), gas, bone's cortex, red and yellow marrow; and the silhouette (X, Z) bool. Raises InputError where nobody is
-    found.""" signal = ndimage.gaussian_filter(fat + water, 0.7) body = signal > 0.5 * threshold_otsu(signal) parts, n =
-    ndimage.label(body) if n == 0 or body.all(): raise InputError("fat and water", "no body against a background", "volumes (X,
-    Y, Z) of a person in air") body = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:]) # section by section: in the volume
-    the airways connect the lungs with the outside body = np.stack([ndimage.binary_fill_holes(section) for section in
-    np.moveaxis(body, 2, 0)], axis=2) dark = body & (signal < 0.5 * np.median(signal[body])) edge = body &
-    ~ndimage.binary_erosion(body, border_value=1) share = body.astype(np.float32)  # of a voxel that the body has: at the skin,
-    what it has of its brightest neighbour's signal share[edge] = ((fat + water) / np.maximum(ndimage.maximum_filter(fat +
-    water, 3), 1e-6))[edge] top = np.percentile((fat + water)[body], 99.5) step_mm = spacing_of(affine)[1] gas =
-    ndimage.binary_opening(dark, iterations=2)  # lungs and bowel; what is dark and thin is mostly cortex cortex = dark & ~gas
-    fraction = fat / np.maximum(fat + water, 1e-6) deep = ndimage.binary_erosion(body, iterations=3, border_value=1) & ~dark red
-    = deep & (fraction > 0.2) & (fraction < 0.8) yellow = deep & (fraction >= 0.8) & ndimage.binary_dilation(cortex,
-    iterations=2) layers = (share, fat * body / top, water * body / top, gas, cortex, red, yellow) return np.stack([step_mm *
-    layer.sum(axis=1) for layer in layers]).astype(np.float64), body.any(axis=1)
+    signal), gas, bone's cortex, red and yellow marrow; and the silhouette (X, Z) bool. Raises InputError where nobody is seen."""
+    total = fat + water
+    signal = ndimage.gaussian_filter(total, 0.7)
+    body = signal > 0.5 * threshold_otsu(signal) if np.ptp(signal) else np.zeros(signal.shape, bool)
+    parts, n = ndimage.label(body)
+    if n == 0 or body.mean() > MOST_BODY:
+        raise InputError("fat and water", "no body against a background", "volumes (X, Y, Z) of a person in air")
+    body = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
+    # section by section: in the volume the airways connect the lungs with the outside
+    body = np.stack([ndimage.binary_fill_holes(section) for section in np.moveaxis(body, 2, 0)], axis=2)
+    edge = body & ~ndimage.binary_erosion(body, border_value=1)
+    share = body.astype(np.float32)  # of a voxel that the body has; at the skin, what it has of its brightest neighbour's signal
+    share[edge] = (total / np.maximum(ndimage.maximum_filter(total, 3), 1e-6))[edge]
+    dark = body & (signal < 0.5 * np.median(signal[body]))
+    gas = ndimage.binary_opening(dark, iterations=2)  # lungs and bowel; what is dark and thin is mostly cortex
+    cortex = dark & ~gas
+    fraction = fat / np.maximum(total, 1e-6)
+    deep = ndimage.binary_erosion(body, iterations=3, border_value=1) & ~dark
+    red = deep & (fraction > 0.2) & (fraction < 0.8)
+    yellow = deep & (fraction >= 0.8) & ndimage.binary_dilation(cortex, iterations=2)
+    top = np.percentile(total[body], 99.5)
+    layers = (share, fat * body / top, water * body / top, gas, cortex, red, yellow)
+    step_mm = spacing_of(affine)[1]
+    return np.stack([step_mm * layer.sum(axis=1) for layer in layers]).astype(np.float64), body.any(axis=1)
 
 
 def register_dxa(
     dxa: np.ndarray, dxa_affine: np.ndarray, fat: np.ndarray, water: np.ndarray, affine: np.ndarray, where: str = "DXA"
 ) -> Registered:
-    """A DXA image (X', 1, Z') to the coronal grid of fat and water volumes (X, Y, Z), all RAS+; affines (4, 4) with axes along
-    x, y, z.
+    """A DXA image (X', 1, Z') to the coronal grid of fat and water volumes (X, Y, Z), all RAS+; affines (4, 4) along x, y, z.
 
-    Raises InputError, naming `where`, for arrays of other shapes, where the DXA shows too little of what the MRI shows, and
-    where the fit is worse than any of a person's own: another subject, upside down, mirrored. """
+    Raises InputError, naming `where`, for arrays of other shapes, where the DXA shows too little of what the MRI shows, and where
+    the fit is worse than any of a person's own: another subject, upside down, mirrored.
+    """
     _check(dxa, dxa_affine, fat, water, affine, where)
     image, views = dxa[:, 0].astype(np.float64), projections(fat, water, affine)
     source, target = _Grid.of(dxa_affine), _Grid.of(affine)
