@@ -17,14 +17,18 @@ from typing import Any, NamedTuple
 from xdiff.errors import InputError
 from xdiff.plain import from_dict, merge, one_of, to_json
 
-EMBEDDED = ("phantom-brain", "gaussian-field")  # made by the workflow itself, nothing to download
-LAYOUTS = ("bids", "brats", "msd", "tsv", "dicom", *EMBEDDED)
-POLICIES = ("uniform", "centre", "random", "tumour", "off_tumour", "orthogonal", "tilted", "every_fifth", "swap")
+EMBEDDED = ("phantom-brain", "phantom-body", "phantom-knee", "gaussian-field")  # made by the workflow itself, nothing to download
+HDF5 = ("fastmri", "ismrmrd")  # one contrast per file, no label maps
+BY_SERIES = ("dicom", "fastmri")  # contrasts are found by a pattern
+LAYOUTS = ("bids", "brats", "msd", "tsv", "dicom", *HDF5, *EMBEDDED)
+POLICIES = ("uniform", "centre", "random", "tumour", "off_tumour", "orthogonal", "tilted", "every_fifth", "swap", "projection")
 OWN_NUMBER = ("every_fifth",)  # policies that give as many sections as the head has room for: their K is 0
 BESIDE = ("truth", "mask_linear")  # rows of masks that are of no method: of the real volumes, and of no image at all
+ANATOMIES = ("brain", "body", "knee")
 TIERS = ("cpu", "gpu", "full")
 SKULL_STRIP = ("hd-bet", "deepbet")
-ROUTES = ("http", "s3", "synapse")
+ROUTES = ("http", "file", "s3", "synapse", "links")
+GATED_ROUTES = ("synapse", "links")
 JOIN = "+"
 FOLD = ".fold"  # `NAME.fold1`, `NAME.fold2`: cohorts with the same files whose test sides come together as NAME
 
@@ -57,6 +61,17 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class Projection:
+    """An image beside the volumes of a cohort that shows each along an axis, such as DXA: read as the contrast of that name."""
+
+    contrast: str
+    axis: str = "coronal"
+
+    def __post_init__(self) -> None:
+        one_of("cohorts.*.projection.axis", self.axis, ("axial", "coronal", "sagittal"))
+
+
+@dataclass(frozen=True)
 class SplitRule:
     """A committed file; or n_val and n_test patients, for small cohorts; or fractions of patients. By sha256(seed:patient)."""
 
@@ -70,7 +85,8 @@ class SplitRule:
 
 @dataclass(frozen=True)
 class Remote:
-    """One thing to fetch: an archive's address, or SERVER/BUCKET/PREFIX of an open S3 bucket, or an archive's Synapse id.
+    """One thing to fetch: the address of an archive or a file, or SERVER/BUCKET/PREFIX of an open S3 bucket, or an archive's
+    Synapse id, or the name of an archive that a link was mailed for.
 
     size_mb: about how much is transferred, for the check of free space; 0 where it is not known before.
     """
@@ -86,7 +102,8 @@ class Download:
 
     place: regular expressions over names in the archive or bucket -> paths below the cohort's folder (\\1 is a group); the first
     that fits a whole name counts, a name that none fits is left out; empty keeps all names. expect: pattern of files -> how many.
-    token_variable: the environment variable with the credentials of a gated set, given on application (apply_at, by_hand).
+    token_variable: the environment variable with the credentials of a gated set, given on application (apply_at, by_hand); of
+    kind `links` it names a text file with the links that were mailed.
     """
 
     kind: str
@@ -106,10 +123,8 @@ class Download:
             raise InputError("cohorts.*.download.parts", "an empty list", "at least one address")
         if self.token_variable and not (self.apply_at and self.by_hand):
             raise InputError("cohorts.*.download", f"token_variable {self.token_variable}", "apply_at and by_hand beside it")
-        if self.kind == "synapse" and not self.token_variable:
-            raise InputError(
-                "cohorts.*.download", "no token_variable", "the environment variable with the access token for Synapse"
-            )
+        if self.kind in GATED_ROUTES and not self.token_variable:
+            raise InputError("cohorts.*.download", "no token_variable", f"the environment variable for kind {self.kind}")
         for pattern in self.place:
             try:
                 re.compile(pattern)
@@ -121,7 +136,12 @@ class Download:
 class Cohort:
     """Where the volumes of one cohort are and how they are to be read.
 
-    series: layout dicom, contrast -> regular expression that the SeriesDescription of one series is found by.
+    projection: one of the contrasts is no volume but a projection (data/projected.py). It is then all that is given, in training
+    and in every sweep, which are those of policy `projection`: volumes of the other contrasts are made of it.
+    anatomy: what the volumes show; of brains alone it matters whether they are skull-stripped.
+    read_as: contrast -> the name that it has in models of other cohorts (`trained_on`), which know no other.
+    series: contrast -> regular expression that the SeriesDescription of one series (layout dicom), or the `acquisition` of files
+    (fastmri), is found by.
     """
 
     layout: str
@@ -130,6 +150,9 @@ class Cohort:
     source: str = ""
     labels: Labels | None = None
     series: dict[str, str] = field(default_factory=dict)
+    projection: Projection | None = None
+    anatomy: str = "brain"
+    read_as: dict[str, str] = field(default_factory=dict)
     foreground: str = "nonzero"
     skull_strip: str = ""
     norm: str = "p99.5"
@@ -142,6 +165,9 @@ class Cohort:
     def __post_init__(self) -> None:
         one_of("layout", self.layout, LAYOUTS)
         one_of("norm", self.norm, ("p99.5", "none"))
+        one_of("anatomy", self.anatomy, ANATOMIES)
+        for contrast in self.read_as:
+            one_of("cohorts.*.read_as", contrast, self.contrasts)
         one_of("foreground", self.foreground, ("nonzero", "otsu", "all"))
         one_of("skull_strip", self.skull_strip, ("", *SKULL_STRIP))
         if self.skull_strip and (self.foreground != "nonzero" or self.layout in EMBEDDED):
@@ -149,9 +175,17 @@ class Cohort:
             raise InputError("cohorts.*.skull_strip", found, "real volumes, and the nonzero foreground that stripping leaves")
         if not self.contrasts:
             raise InputError("cohorts.*.contrasts", "an empty list", "at least one contrast")
-        wanted = set(self.contrasts) if self.layout == "dicom" else set()
+        if self.projection and (self.projection.contrast not in self.contrasts or len(self.contrasts) < 2):
+            raise InputError(
+                "cohorts.*.projection.contrast", self.projection.contrast, f"one of {list(self.contrasts)}, and others"
+            )
+        if self.layout in HDF5 and (len(self.contrasts) > 1 or self.labels):
+            found = f"{list(self.contrasts)}{' and labels' if self.labels else ''}"
+            raise InputError("cohorts.*.contrasts", found, f"one contrast and no labels (layout {self.layout})")
+        wanted = set(self.contrasts) if self.layout in BY_SERIES else set()
         if set(self.series) != wanted:
-            raise InputError("cohorts.*.series", list(self.series), f"{sorted(wanted)} (a pattern per contrast; layout dicom)")
+            expected = f"{sorted(wanted)} (a pattern per contrast; layouts {', '.join(BY_SERIES)})"
+            raise InputError("cohorts.*.series", list(self.series), expected)
         for contrast, pattern in self.series.items():
             try:
                 re.compile(pattern)
@@ -233,6 +267,12 @@ class Sweep:
             raise InputError(
                 "sweeps.*", f"K {self.K}, policies {self.policy}", f"K >= 1, or K: [0] with {', '.join(OWN_NUMBER)} alone"
             )
+        if self.projects and (self.policy != ("projection",) or self.K != (1,) or self.thickness_mm != (0.0,)):
+            raise InputError("sweeps.*", f"K {self.K}, policies {self.policy}", "policy projection alone, with K: [1]")
+
+    @property
+    def projects(self) -> bool:
+        return "projection" in self.policy
 
 
 @dataclass(frozen=True)
@@ -308,12 +348,19 @@ class Config:
         for cohort, sweep in sorted({(job.cohort, job.sweep) for job in jobs(self)}):
             for value in self.sweeps[sweep].contrasts_given:
                 given_contrasts(value, self.cohorts[cohort].contrasts, f"sweeps.{sweep}.contrasts_given, cohort {cohort}")
+            _check_projection(self.cohorts[cohort].projection, self.sweeps[sweep], sweep)
+
+
+def _check_projection(projection: Projection | None, sweep: Sweep, name: str) -> None:
+    if projection and (sweep.axis, sweep.contrasts_given) != ((projection.axis,), (projection.contrast,)):
+        found = f"axis {list(sweep.axis)}, contrasts_given {list(sweep.contrasts_given)}"
+        raise InputError(f"sweeps.{name}", found, f"axis [{projection.axis}], contrasts_given [{projection.contrast}]")
 
 
 def _check_heads(config: Config) -> None:
     """A model of skull-stripped volumes has never seen a skull: it is not asked for whole heads."""
     for job in jobs(config):
-        for part in parts_of(job.trained_on):
+        for part in parts_of(job.trained_on) if config.cohorts[job.cohort].anatomy == "brain" else ():
             if config.cohorts[part].foreground == "nonzero" and config.cohorts[job.cohort].foreground == "otsu":
                 raise InputError(
                     f"run.trained_on: {part}",
@@ -350,6 +397,7 @@ def jobs(config: Config) -> list[Job]:
         parts = parts_of(trained_on)
         allowed = allowed and all(config.cohorts[p].only.allows(p, grid, method, origins) for p in parts)
         allowed = allowed and (trained_on == cohort or config.methods[method].learns)
+        allowed = allowed and (entries[0].projection is not None) == entries[3].projects
         job = Job(cohort, grid, method, trained_on, sweep)
         if allowed and job not in found:
             found.append(job)

@@ -31,7 +31,7 @@ QUATERNION_SLACK = 3.5e-7  # half turns rounded to float32; beyond it nibabel fi
 def check_fields(raw: Fields, path: Path, channels: int = 1, flat: bool = False) -> None:
     """Raise InputError for the first field of a raw header that is out of range or contradicts another one.
 
-    `channels`: more than one for a 4D file of so many volumes. `flat`: one axis has a single voxel, as in a projection.
+    `channels`: more than one for a 4D file of so many volumes.
     """
     # what overflows or is no number on the way is what the checks are looking for
     with np.errstate(invalid="ignore", over="ignore"):
@@ -57,8 +57,8 @@ def _check_dim(raw: Fields, path: Path, channels: int, flat: bool) -> None:
         raise InputError(path, f"{n} dimensions {shape}", f"4 dimensions, {channels} channels in one file")
     if channels == 1 and n != 3:
         raise InputError(path, f"{n} dimensions {shape}", "3 dimensions, one volume per file")
-    if flat and [size < 2 for size in sorted(shape)] != [True, False, False]:
-        raise InputError(path, f"shape {shape}", "one axis of a single voxel, and at least 2 along the two others")
+    if flat and sorted(shape)[:2].count(1) != 1:
+        raise InputError(path, f"shape {shape}", "an image: 1 voxel along one axis, at least 2 along the others")
     if not flat and min(shape[:3]) < 2:
         raise InputError(path, f"shape {shape}", "at least 2 voxels along each axis")
     if voxels_of(raw) > MAX_VOXELS:

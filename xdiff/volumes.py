@@ -75,12 +75,10 @@ def read_volume(path: Path | str) -> Volume:
     return Volume(_voxels(image, path), np.asarray(image.affine, dtype=np.float64), path)
 
 
-def read_projection(path: Path | str) -> Volume:
-    """Read a coronal projection, such as a DXA image, as float32 (X, 1, Z) in RAS+; else as `read_volume` does."""
+def read_image(path: Path | str) -> Volume:
+    """Read an image that is kept as a volume of one section, such as (X, 1, Z), as `read_volume` reads volumes."""
     path = Path(path)
     image = nib.as_closest_canonical(_open(path, flat=True))
-    if image.shape[1] != 1:
-        raise InputError(path, f"shape {image.shape} (x, y, z)", "a coronal image, a single voxel along y")
     return Volume(_voxels(image, path), np.asarray(image.affine, dtype=np.float64), path)
 
 

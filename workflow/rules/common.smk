@@ -113,9 +113,14 @@ def skipped_of(job):
     return f"results/samples/{folder_of(job)}/skipped-{SHARDS[0]}.tsv"
 
 
-# Cohorts with a public route: gated ones, and those that anybody may download
-GATED = [name for name, entry in CFG.cohorts.items() if entry.download and entry.download.token_variable]
-OPEN = [name for name, entry in CFG.cohorts.items() if entry.download and name not in GATED]
+# Cohorts with a route: knees, other gated ones, and those that anybody may download
+KNEES = [name for name, entry in CFG.cohorts.items() if entry.download and entry.layout in xcfg.HDF5]
+GATED = [
+    name
+    for name, entry in CFG.cohorts.items()
+    if entry.download and entry.download.token_variable and name not in KNEES
+]
+OPEN = [name for name, entry in CFG.cohorts.items() if entry.download and name not in GATED + KNEES]
 
 
 def source_of(cohort):

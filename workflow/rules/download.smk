@@ -33,6 +33,16 @@ use rule download as download_brats with:
         cohort=any_of(GATED),
 
 
+use rule download as download_knee with:
+    # Raw data of knees: mridata.org, which is open, and fastMRI, whose links are mailed on application.
+    wildcard_constraints:
+        cohort=any_of(KNEES),
+    resources:
+        mem_mb=1000,
+        runtime=2880,
+        disk_mb=download_mb,
+
+
 rule card:
     # Licence, citation, gate and counts of a cohort's raw files; of all cohorts of the run: target `cards`.
     input:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from xdiff.config import Cohort, Grid
+from xdiff.config import EMBEDDED, Cohort, Grid
 from xdiff.data.card import write_card
 from xdiff.data.cohorts import find_subjects
 from xdiff.data.preprocess import find_centres, preprocess, preprocess_shard
@@ -41,10 +41,18 @@ def generate(cohort: Cohort, out: Path, workers: int = 1) -> None:
         from xdiff.data.phantom_brain import write_phantom_brain
 
         write = partial(write_phantom_brain, workers=workers)
+    elif cohort.layout == "phantom-body":
+        from xdiff.data.phantom_body import write_phantom_body
+
+        write = partial(write_phantom_body, workers=workers)
+    elif cohort.layout == "phantom-knee":
+        from xdiff.data.phantom_knee import write_phantom_knee
+
+        write = partial(write_phantom_knee, workers=workers)
     elif cohort.layout == "gaussian-field":
         from xdiff.data.gaussian_field import write_gaussian_field as write
     else:
-        raise InputError("cohorts.*.layout", repr(cohort.layout), "an embedded cohort: phantom-brain or gaussian-field")
+        raise InputError("cohorts.*.layout", repr(cohort.layout), f"an embedded cohort: {', '.join(EMBEDDED)}")
     _start_clean_if_changed(out, to_json([cohort.layout, settings]))
     subjects = write(out, **settings)
     print(f"{out}: {len(subjects)} subjects")

@@ -54,7 +54,7 @@ def paint_spine(canvas: Canvas, person: Person, vertebra: int, disc: int, canal:
     gap = thick / 2 - between
 
     def cover(distance: np.ndarray, tissue: str, fat: float, part: int) -> None:
-        canvas.blend(box, np.clip(0.5 - distance / np.float32(canvas.voxel_mm), 0, 1), amounts(tissue, fat), part)
+        canvas.cover(distance, amounts(tissue, fat), part, box)
 
     back = front + b + radius
     arch = np.maximum(np.hypot(right, back) - radius - 5, np.abs(along) * 26 - 11)

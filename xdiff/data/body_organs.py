@@ -80,7 +80,7 @@ def paint_abdomen(
     down = person.diaphragm_mm
     _paint_bowel(canvas, person, room, folds, parts)
     _paint_stomach(canvas, person, room, parts)
-    canvas.paint(ball((-104, -48, 288 + 0.6 * down), (27, 42, 54), (18, 8, 0)).within(room), amounts("spleen"), parts["spleen"])
+    canvas.paint(ball((-90, -50, 266 + 0.6 * down), (36, 47, 60), (18, 8, 0)).within(room), amounts("spleen"), parts["spleen"])
     _paint_liver(canvas, person, room, parts)
     at = person.spine.at
     pancreas = rod([at(232, 34, 52), at(250, 0, 58), at(266, -44, 46), (-88, -20, 282)], (13, 10, 10, 7))
@@ -135,8 +135,7 @@ def _paint_bowel(canvas: Canvas, person: Person, room: Solid, folds: np.ndarray,
         inside = within.distance(*canvas.place[(slice(None), *block)])
         loops = (np.abs(folds[block]) - np.float32(0.78 - 0.008 * belly)) * 12  # mm per unit: what the field rises by, about
         for grown, tissue in ((0.0, "bowel"), (4.0, "content")):
-            share = np.clip(0.5 - np.maximum(loops + grown, inside) / np.float32(canvas.voxel_mm), 0, 1)
-            canvas.blend(block, share, amounts(tissue), parts["bowel"])
+            canvas.cover(np.maximum(loops + grown, inside), amounts(tissue), parts["bowel"], block)
     y = 30 + 0.7 * belly
     colon = {
         "ascending": [(86, -6, 84), (94, -10, 130), (94, -16, 176), (86, 0, 208)],

@@ -11,7 +11,8 @@ import numpy as np
 
 from xdiff.data.body_person import Person
 from xdiff.data.body_tissues import amounts
-from xdiff.data.solids import Canvas, Profile, Solid, ball, blended, column, rod, smooth_minimum
+from xdiff.data.implicit import both, union
+from xdiff.data.solids import Canvas, Profile, Solid, ball, blended, column, rod
 
 SKIN_MM = 2.0
 TABLE_MM = -136.0
@@ -137,14 +138,12 @@ def paint_outline(canvas: Canvas, surface: Surface, ragged: np.ndarray) -> np.nd
     lean = surface.lean.distance(*canvas.place)
     skin = lean - surface.fat_mm(*canvas.place) * (1 + ragged)
     for breast in surface.breasts():
-        skin = smooth_minimum(skin, breast.distance(*canvas.place), np.float32(34))
+        skin = union(skin, breast.distance(*canvas.place), 34)
     table = np.float32(TABLE_MM - 0.2 * surface.person.subcutaneous_mm) - canvas.place[1]
-    skin = -smooth_minimum(-skin, -table, np.float32(16))  # the back is flat where it lies on the table
-    everywhere = (slice(None),) * 3
+    skin = both(skin, table, 16)  # the back is flat where it lies on the table
     layers = (("skin", skin, 1), ("fat", skin + np.float32(SKIN_MM), 1), ("muscle", lean, 3))
     for tissue, distance, part in layers:
-        share = np.clip(0.5 - distance / np.float32(canvas.voxel_mm), 0, 1)
-        canvas.blend(everywhere, share, amounts(tissue), part)
+        canvas.cover(distance, amounts(tissue), part)
     for s, breast in zip((-1, 1), surface.breasts(), strict=False):
         gland = ball((s * 88, breast.high[1] - 34, 398), (22, 22, 24))
         canvas.paint(gland.without(surface.lean), amounts("gland", 0.45))

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -86,19 +87,28 @@ def check_patients(folders: Sequence[Path]) -> None:
 
     Looks into one file of each folder; an empty ID or a placeholder says nothing, and a damaged file is found when it is read.
     """
+
+    def patient(folder: Path) -> str:
+        first = next(iter(files_below(folder)), None)
+        return "" if first is None else _header(first).tags[PATIENT]
+
+    check_ids(folders, patient, attrgetter("name"))
+
+
+def check_ids(places: Sequence[Path], patient_id: Callable[[Path], str], name: Callable[[Path], str]) -> None:
+    """Raise InputError where two places (folders, files) have one `patient_id` and the names of two patients."""
     seen: dict[str, Path] = {}
-    for folder in folders:
+    for place in places:
         try:
-            first = next(iter(files_below(folder)), None)
-            patient = "" if first is None else _header(first).tags[PATIENT]
+            patient = patient_id(place)
         except InputError:
             continue
-        other = seen.setdefault(patient, folder)
-        if not ANONYMOUS.fullmatch(patient) and patient_of(other.name) != patient_of(folder.name):
+        other = seen.setdefault(patient, place)
+        if not ANONYMOUS.fullmatch(patient) and patient_of(name(other)) != patient_of(name(place)):
             raise InputError(
-                folder,
+                place,
                 f"PatientID {patient}, as in {other.name}",
-                f"visits of one patient as PATIENT_ses-VISIT, such as {patient_of(other.name)}_ses-2",
+                f"visits of one patient as PATIENT_ses-VISIT, such as {patient_of(name(other))}_ses-2",
             )
 
 

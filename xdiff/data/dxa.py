@@ -22,8 +22,8 @@ COARSE_MM = 12.0
 SCALES = (0.94, 1.0, 1.06)  # tried before the fine search
 CANDIDATES = 4  # places that the fine search starts from
 DETAIL_MM = 12.0
-# Measured on phantom-body at 6 mm, 24 persons: with their own DXA >= 0.970 and 0.488, with that of another one (56 pairs) <= 0.969
-# and 0.462, mirrored <= 0.965 and 0.490 (hence the second fit below), upside down <= 0.76. Real images will need their own.
+# Measured on phantom-body at 6 mm, 24 persons: with their own DXA >= 0.970 and 0.488, with another's (56 pairs) <= 0.969 and
+# 0.462, mirrored <= 0.965 and 0.490 (hence the second fit below), upside down <= 0.76. Real images will need their own.
 LEAST_CORRELATION, LEAST_DETAIL = 0.9, 0.475
 MOST_BODY = 0.9  # of all voxels: a box full of signal shows nobody
 LEAST_COVERED = 0.8  # of the MRI's silhouette that the DXA has to show
@@ -32,13 +32,11 @@ SIMPLEX = np.array([[0, 0, 0, 0], [9, 0, 0, 0], [0, 9, 0, 0], [0, 0, 0.02, 0], [
 
 class Registered(NamedTuple):
     """`image` (X, 1, Z) float32: the DXA on the MRI's coronal grid, 0 where it shows nothing; `correlation`: multiple correlation
-    with the MRI's projections; `transform` (3, 3): (x, z, 1) in mm of the MRI to mm of the DXA; `detail`: the correlation of
-    what is finer than DETAIL_MM in the silhouette, which tells persons apart."""
+    with the MRI's projections; `transform` (3, 3): (x, z, 1) in mm of the MRI to mm of the DXA."""
 
     image: np.ndarray
     correlation: float
     transform: np.ndarray
-    detail: float
 
     @property
     def scale(self) -> float:
@@ -117,7 +115,7 @@ def register_dxa(
             "the patient's right at high x, as in RAS+",
         )
     registered = np.where(np.isnan(found.image), 0, found.image)[:, None].astype(np.float32)
-    return Registered(registered, correlation, found.transform, detail)
+    return Registered(registered, correlation, found.transform)
 
 
 def _check(dxa: np.ndarray, dxa_affine: np.ndarray, fat: np.ndarray, water: np.ndarray, affine: np.ndarray, where: str) -> None:
@@ -194,7 +192,7 @@ class _Fit:
         return _multiple_correlation(values[use], self.design[:, use]) if use.mean() >= 0.5 else 0.0
 
     def detail(self, p: np.ndarray) -> float:
-        """The same of what is finer than DETAIL_MM, inside the silhouette: edges of the body do not count."""
+        """The same of what is finer than DETAIL_MM, inside the silhouette, which tells persons apart: edges do not count."""
         values = self.sampled(p)
         seen = self.body & np.isfinite(values)
         sigma = DETAIL_MM / self.target.spacing

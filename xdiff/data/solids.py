@@ -1,8 +1,8 @@
 """Smooth solids as signed distances (mm, negative inside), and a canvas on which tissue is painted over tissue.
 
-A solid is a function of the coordinates (x, y, z) in mm, float32 arrays of one shape, with a box outside which it is nowhere.
-Borders get partial volume: a voxel is covered by 0.5 - distance / edge length. Unions, intersections and cuts are minima and
-maxima (Ricci 1973, 10.1093/comjnl/16.2.157); away from its surface a distance is then an approximation.
+A solid is a function of the coordinates (x, y, z) in mm, float32 arrays of one shape, with a box outside which it is nowhere: so
+a body of two hundred solids is drawn in a second. Unions, intersections and cuts are minima and maxima (Ricci 1973,
+10.1093/comjnl/16.2.157); away from its surface a distance is then an approximation. The formulas are those of implicit.py.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xdiff.data.implicit import covered, ellipsoid, union
+
 TABLE_MM = 0.5  # of values tabulated along z
 FAR_MM = 1e3
+EVERYWHERE = (slice(None),) * 3
 
 Distance = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 Point = tuple[float, float, float]
@@ -57,20 +60,14 @@ def _most(distances: Sequence[np.ndarray]) -> np.ndarray:
     return worst
 
 
-def smooth_minimum(a: np.ndarray, b: np.ndarray, k: np.float32) -> np.ndarray:
-    """The smaller one, rounded where the two differ by less than k (Quilez's polynomial minimum)."""
-    return np.minimum(a, b) - np.maximum(k - np.abs(a - b), 0) ** 2 / (4 * k)
-
-
 def blended(solids: Sequence[Solid], radius_mm: float) -> Solid:
-    """The union, with fillets of about `radius_mm` where surfaces meet (polynomial smooth minimum)."""
-    k = np.float32(radius_mm)
+    """The union, with fillets of about `radius_mm` where surfaces meet."""
 
     def distance(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         nearest = solids[0].distance(x, y, z)
         for solid in solids[1:]:
             other = solid.distance(x, y, z)
-            nearest = smooth_minimum(nearest, other, k)
+            nearest = union(nearest, other, radius_mm)
         return nearest
 
     low = tuple(min(s.low[i] for s in solids) - radius_mm / 4 for i in range(3))
@@ -87,11 +84,7 @@ def ball(centre: Point, radii: Point, turn_deg: Point = (0.0, 0.0, 0.0)) -> Soli
         p = [x - c[0], y - c[1], z - c[2]]
         if matrix is not None:
             p = [m[0] * p[0] + m[1] * p[1] + m[2] * p[2] for m in matrix.T]
-        q = [v / radius for v, radius in zip(p, r, strict=True)]
-        level = np.sqrt(q[0] ** 2 + q[1] ** 2 + q[2] ** 2)
-        slope = np.sqrt(sum((v / radius) ** 2 for v, radius in zip(q, r, strict=True)))
-        # first order: exact on the surface, and outside never more than twice too short for the ellipsoids here
-        return level * (level - 1) / np.maximum(slope, np.float32(1e-6))
+        return ellipsoid(p, r)
 
     reach = np.array(radii) if matrix is None else np.sqrt(matrix**2 @ np.array(radii) ** 2)
     return Solid(distance, tuple(centre - reach), tuple(centre + reach))
@@ -205,11 +198,13 @@ class Canvas:
         box = self.block(solid)
         if box is None:
             return
-        share = np.clip(0.5 - solid.distance(*self.place[(slice(None), *box)]) / np.float32(self.voxel_mm), 0, 1)
-        self.blend(box, share, amounts, part)
+        self.cover(solid.distance(*self.place[(slice(None), *box)]), amounts, part, box)
 
-    def blend(self, box: tuple[slice, ...], share: np.ndarray, amounts: Sequence[float], part: int) -> None:
-        """Cover a block of voxels, each to its `share` (0 to 1)."""
+    def cover(
+        self, distance_mm: np.ndarray, amounts: Sequence[float], part: int = 0, box: tuple[slice, ...] = EVERYWHERE
+    ) -> None:
+        """The same where the distances in a block of voxels have been computed already."""
+        share = covered(distance_mm, self.voxel_mm)
         for channel, amount in zip(self.amounts, amounts, strict=True):
             channel[box] += share * (np.float32(amount) - channel[box])
         if part:
