@@ -21,15 +21,15 @@ from xdiff.data.cohorts import find_subjects, foreground, read_subject
 from xdiff.data.fields import grid_mm
 from xdiff.volumes import read_image, read_volume
 
-SEED, SPACING_MM = 11, 8.0
-SUBJECTS = ["1000000_2_0", "1000001_2_0", "1000002_2_0"]
+SEED, SPACING_MM = 11, 12.0
+SUBJECTS = ["1000000_2_0", "1000001_2_0"]
 SUFFIXES = ("fat", "water", "parts", "dxa")
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("body")
-    assert phantom.write_phantom_body(out, 3, SEED, SPACING_MM) == SUBJECTS
+    assert phantom.write_phantom_body(out, 2, SEED, SPACING_MM) == SUBJECTS
     return out
 
 
@@ -58,13 +58,13 @@ def test_files_lie_as_stitched_volumes_do(cohort: Path) -> None:
 
 
 def test_a_subject_does_not_depend_on_the_cohort_it_is_in(cohort: Path) -> None:
-    images, parts, affine, known = phantom.body_subject(SEED, 2, SPACING_MM)
+    images, parts, affine, known = phantom.body_subject(SEED, 1, SPACING_MM)
     for name, array in {**images, "parts": parts}.items():
-        stored = read_volume(cohort / SUBJECTS[2] / f"{SUBJECTS[2]}_{name}.nii.gz")
+        stored = read_volume(cohort / SUBJECTS[1] / f"{SUBJECTS[1]}_{name}.nii.gz")
         assert stored.array.tobytes() == array.astype(np.float32).tobytes(), name
         np.testing.assert_allclose(stored.affine, affine)
-        np.testing.assert_allclose(stored.affine, [[8, 0, 0, -240], [0, 8, 0, -168], [0, 0, 8, -552], [0, 0, 0, 1]])
-    stored = truth(cohort, SUBJECTS[2])
+        np.testing.assert_allclose(stored.affine, [[12, 0, 0, -240], [0, 12, 0, -168], [0, 0, 12, -552], [0, 0, 0, 1]])
+    stored = truth(cohort, SUBJECTS[1])
     assert known == {key: stored[key] for key in known} and set(stored) - set(known) == {"dxa"}
 
 
@@ -73,17 +73,15 @@ def test_a_second_run_keeps_files_and_mends_only_what_is_missing(cohort: Path) -
     lost = cohort / SUBJECTS[1] / f"{SUBJECTS[1]}_dxa.nii.gz"
     before, content = {f: f.stat().st_mtime_ns for f in files}, lost.read_bytes()
     lost.unlink()
-    phantom.write_phantom_body(cohort, 3, SEED, SPACING_MM)
+    phantom.write_phantom_body(cohort, 2, SEED, SPACING_MM)
     assert {f.parent.name for f in files if f.stat().st_mtime_ns != before[f]} == {SUBJECTS[1]}
     assert lost.read_bytes() == content
 
 
-def test_two_processes_write_the_same_bytes_as_one(tmp_path: Path) -> None:
-    for workers in (1, 2):
-        phantom.write_phantom_body(tmp_path / str(workers), 2, 5, spacing_mm=12.0, workers=workers)
-    one, two = (sorted(p for p in (tmp_path / w).rglob("*") if p.is_file()) for w in ("1", "2"))
-    assert len(one) == 2 * 5 and [p.name for p in one] == [p.name for p in two]
-    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(one, two, strict=True))
+def test_two_processes_write_the_same_bytes_as_one(cohort: Path, tmp_path: Path) -> None:
+    phantom.write_phantom_body(tmp_path, 2, SEED, SPACING_MM, workers=2)
+    files = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 2 * 5 and all((tmp_path / f).read_bytes() == (cohort / f).read_bytes() for f in files)
 
 
 def test_the_workflow_generates_and_reads_the_cohort(tmp_path: Path) -> None:
@@ -104,11 +102,10 @@ def test_the_foreground_is_the_body_and_noise_lies_around_it(cohort: Path) -> No
     for subject in SUBJECTS:
         fat, water, parts = (read_volume(cohort / subject / f"{subject}_{n}.nii.gz").array for n in ("fat", "water", "parts"))
         assert (fat == np.rint(fat)).all() and fat.min() >= 0 and fat.max() < 32767
-        air = parts[:, -2:] == 0  # in front of everybody
-        assert air.all() and water[:, -2:].std() > 0 and water[:, -2:].mean() < 0.1 * water[parts == PART["muscle"]].mean()
-        volume_l = foreground(np.stack([fat, water]), "otsu").sum() * SPACING_MM**3 / 1e6
-        # the lungs are open towards the airways' upper end, which the field of view cuts
-        assert volume_l == pytest.approx(truth(cohort, subject)["body_volume_l"], rel=0.12)
+        front = water[:, -1]
+        assert not parts[:, -1].any() and front.std() > 0 and front.mean() < 0.1 * water[parts == PART["muscle"]].mean()
+        mask = foreground(np.stack([fat, water]), "otsu")
+        assert mask[parts > 0].mean() > 0.97 and mask.sum() < 1.3 * (parts > 0).sum()
 
 
 def test_signals_of_water_and_fat_are_those_of_the_tissues(body: Body) -> None:
@@ -117,7 +114,7 @@ def test_signals_of_water_and_fat_are_those_of_the_tissues(body: Body) -> None:
     assert all(fat > 5 * water for water, fat in (level["subcutaneous fat"], level["visceral fat"]))
     assert all(water > 5 * fat for water, fat in (level["muscle"], level["heart"], level["spleen"], level["aorta"]))
     assert max(level["lung"]) < 0.05 * brightest
-    assert level["liver"][0] > 1.2 * level["muscle"][0] > 1.2 * level["bladder"][0]  # by their T1
+    assert level["liver"][0] > 1.15 * level["muscle"][0] > 1.3 * level["bladder"][0]  # by their T1
     water, fat = level["vertebra"]
     assert 0.2 < fat / (fat + water) < 0.8  # red marrow
     assert level["femur"][1] > level["femur"][0]  # yellow
@@ -169,8 +166,8 @@ def test_a_person_is_the_same_at_every_spacing(cohort: Path) -> None:
     stored, fine = truth(cohort, SUBJECTS[1]), phantom.truth(draw_body(SEED, 1, 6.0), 6.0)
     assert stored["spine_centre_line_mm"] == fine["spine_centre_line_mm"]
     assert fine["body_volume_l"] == pytest.approx(stored["body_volume_l"], rel=0.01)
-    assert fine["fat_fraction"] == pytest.approx(stored["fat_fraction"], abs=0.01)
-    assert fine["visceral_fat_l"] == pytest.approx(stored["visceral_fat_l"], rel=0.1)
+    assert fine["fat_fraction"] == pytest.approx(stored["fat_fraction"], abs=0.015)
+    assert fine["visceral_fat_l"] == pytest.approx(stored["visceral_fat_l"], rel=0.15)
 
 
 def test_people_differ_as_people_do() -> None:
@@ -186,13 +183,15 @@ def test_people_differ_as_people_do() -> None:
 
 
 def test_fat_of_the_image_follows_the_fat_of_the_person() -> None:
-    known = [phantom.truth(draw_body(2, i, 12.0), 12.0) for i in range(6)]
-    women = sorted((k["bmi"], k["fat_fraction"]) for k in known if k["sex"] == "female")
-    assert len(women) >= 3 and women[-1][0] > women[0][0] + 3 and women[-1][1] > women[0][1] + 0.02
+    people = {i: draw_person(np.random.default_rng([2, i, 0])) for i in range(60)}
+    women = sorted((i for i in people if people[i].female), key=lambda i: people[i].bmi)
+    lean, fat = (phantom.truth(draw_body(2, i, 12.0), 12.0) for i in (women[0], women[-1]))
+    assert fat["bmi"] > lean["bmi"] + 10 and fat["fat_fraction"] > lean["fat_fraction"] + 0.08
+    assert fat["body_volume_l"] > lean["body_volume_l"] and fat["visceral_fat_l"] > 1.5 * lean["visceral_fat_l"]
 
 
 def test_the_map_of_a_person_never_folds_and_is_inverted() -> None:
-    for patient in range(3):
+    for patient in range(2):
         bend = Bend(draw_person(np.random.default_rng([SEED, patient, 0])), np.random.default_rng([SEED, patient, 1]))
         layout = bend.layout(grid_mm(DRAWN, BEND_MM))
         jacobian = np.stack([np.stack(np.gradient(axis, BEND_MM)) for axis in layout])

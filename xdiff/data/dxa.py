@@ -128,9 +128,7 @@ def _check(dxa: np.ndarray, dxa_affine: np.ndarray, fat: np.ndarray, water: np.n
     for name, one in (("DXA", dxa_affine), ("MRI", affine)):
         turned = np.asarray(one)[:3, :3] / spacing_of(one)
         if not np.allclose(turned, np.eye(3), atol=0.02):
-            raise InputError(
-                where, f"an affine of the {name} whose axes are {turned.round(2).tolist()}", "RAS+ axes without obliquity"
-            )
+            raise InputError(where, f"axes {turned.round(2).tolist()} of the {name}", "RAS+ axes without obliquity")
 
 
 # ---------------------------------------------------------------- the fit
