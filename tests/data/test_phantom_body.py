@@ -14,11 +14,11 @@ from xdiff.config import Cohort, Labels
 from xdiff.data import phantom_body as phantom
 from xdiff.data.__main__ import generate
 from xdiff.data.body_bones import disc_levels
-from xdiff.data.body_drawing import BEND_MM, DRAWN, PART, PARTS, Bend, Body, draw_body
+from xdiff.data.body_drawing import BEND_MM, DRAWN, FIELD, PART, PARTS, Bend, Body, draw_body
 from xdiff.data.body_person import draw_person
 from xdiff.data.body_tissues import amounts
 from xdiff.data.cohorts import find_subjects, foreground, read_subject
-from xdiff.data.fields import grid_mm
+from xdiff.data.fields import grid_mm, sample
 from xdiff.volumes import read_image, read_volume
 
 SEED, SPACING_MM = 11, 12.0
@@ -193,12 +193,20 @@ def test_fat_of_the_image_follows_the_fat_of_the_person() -> None:
 def test_the_map_of_a_person_never_folds_and_is_inverted() -> None:
     for patient in range(2):
         bend = Bend(draw_person(np.random.default_rng([SEED, patient, 0])), np.random.default_rng([SEED, patient, 1]))
-        layout = bend.layout(grid_mm(DRAWN, BEND_MM))
+        layout = bend.layout(DRAWN, BEND_MM)
         jacobian = np.stack([np.stack(np.gradient(axis, BEND_MM)) for axis in layout])
         assert np.linalg.det(np.moveaxis(jacobian, (0, 1), (-2, -1))).min() > 0.2
         points = np.array([(0.0, -40.0, 100.0), (5.0, -60.0, 400.0), (-90.0, 0.0, 0.0)])
         world = bend.world(points).T.reshape(3, -1, 1, 1).astype(np.float32)
-        np.testing.assert_allclose(bend.layout(world).reshape(3, -1).T, points, atol=0.05)
+        back = (world + sample(DRAWN, bend.displacement, world, BEND_MM) - bend.origin) / bend.scale
+        np.testing.assert_allclose(back.reshape(3, -1).T, points, atol=0.05)
+
+
+def test_fields_are_interpolated_as_at_any_point() -> None:
+    bend = Bend(draw_person(np.random.default_rng(1)), np.random.default_rng(2))
+    world = grid_mm(FIELD, 12.0)
+    expected = (world + sample(DRAWN, bend.displacement, world, BEND_MM) - bend.origin) / bend.scale
+    np.testing.assert_allclose(bend.layout(FIELD, 12.0), expected, atol=1e-3)
 
 
 # DXA --------------------------------------------------------------------------------------------------------------

@@ -47,10 +47,9 @@ def draw_body(seed: int, patient: int, spacing_mm: float, box: Box = FIELD) -> B
     if not 2 <= spacing_mm <= 12:
         raise ValueError(f"phantom-body: found spacing_mm={spacing_mm}, expected 2 to 12")
     person, bend, ragged, folds = _drawn(seed, patient)
-    world = grid_mm(box, spacing_mm)
-    canvas = Canvas(bend.layout(world), spacing_mm / person.size, 3)
-    fields = (sample(DRAWN, field[None], world, mm)[0] for field, mm in ((ragged, BEND_MM), (folds, FOLDS_MM)))
-    skin = paint_body(canvas, person, *fields)
+    canvas = Canvas(bend.layout(box, spacing_mm), spacing_mm / person.size, 3)
+    ragged, folds = (_on_grid(field, mm, box, spacing_mm) for field, mm in ((ragged, BEND_MM), (folds, FOLDS_MM)))
+    skin = paint_body(canvas, person, ragged, folds)
     affine = np.diag([spacing_mm] * 3 + [1.0])
     affine[:3, 3] = box.origin_mm
     levels = np.arange(L5_S1_MM, C7_T1_MM + 1, CENTRE_STEP_MM)
@@ -65,6 +64,17 @@ def _drawn(seed: int, patient: int) -> tuple[Person, Bend, np.ndarray, np.ndarra
     bend = Bend(person, np.random.default_rng([seed, patient, 1]))
     rng = np.random.default_rng([seed, patient, 2])
     return person, bend, 0.08 * noise(DRAWN, rng, 70, BEND_MM), noise(DRAWN, rng, 16, FOLDS_MM)
+
+
+def _on_grid(field: np.ndarray, held_mm: float, box: Box, spacing_mm: float) -> np.ndarray:
+    """Trilinear values (X, Y, Z) on a box's voxels of a field on DRAWN's grid of `held_mm`: as fields.sample, axis by axis."""
+    for axis in range(3):
+        n = int(np.ceil(box.size_mm[axis] / spacing_mm))
+        at = (box.origin_mm[axis] - DRAWN.origin_mm[axis] + spacing_mm * np.arange(n)) / held_mm
+        low = np.minimum(at.astype(int), field.shape[axis] - 2)
+        part = np.clip(at - low, 0, 1).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(3)])
+        field = np.take(field, low, axis) * (1 - part) + np.take(field, low + 1, axis) * part
+    return field
 
 
 def paint_body(canvas: Canvas, person: Person, ragged: np.ndarray, folds: np.ndarray) -> np.ndarray:
@@ -94,9 +104,10 @@ class Bend:
         top = FIELD.origin_mm[2] + FIELD.size_mm[2]  # is where the person's top_mm lies
         self.origin = np.float32([0.0, 6.0, top - person.top_mm * person.scale[2]]).reshape(3, 1, 1, 1)
 
-    def layout(self, world: np.ndarray) -> np.ndarray:
-        """Positions (3, X, Y, Z) float32 in the layout of world positions (3, X, Y, Z)."""
-        return (world + sample(DRAWN, self.displacement, world, BEND_MM) - self.origin) / self.scale
+    def layout(self, box: Box, spacing_mm: float) -> np.ndarray:
+        """Positions (3, X, Y, Z) float32 in the layout of the voxels of a box."""
+        moved = np.stack([_on_grid(field, BEND_MM, box, spacing_mm) for field in self.displacement])
+        return (grid_mm(box, spacing_mm) + moved - self.origin) / self.scale
 
     def world(self, layout: np.ndarray) -> np.ndarray:
         """World positions (n, 3) of positions (n, 3) in the layout, by fixed-point iteration: the displacement's slope is < 1."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from scipy.interpolate import PchipInterpolator
 
 from xdiff.data.implicit import covered, ellipsoid, union
 
@@ -122,13 +124,8 @@ class Profile:
     """A smooth function of z, by monotone cubic interpolation (PCHIP) of (z, value) knots; constant beyond the ends."""
 
     def __init__(self, z_mm: Sequence[float], values: Sequence[float]) -> None:
-        from scipy.interpolate import PchipInterpolator
-
-        order = np.argsort(z_mm)
-        z, v = np.asarray(z_mm, float)[order], np.asarray(values, float)[order]
-        self.start = float(z[0])
-        at = np.arange(z[0], z[-1] + TABLE_MM, TABLE_MM)
-        self.table = PchipInterpolator(z, v)(np.minimum(at, z[-1])).astype(np.float32)
+        knots = sorted(zip(map(float, z_mm), map(float, values), strict=True))
+        self.start, self.table = knots[0][0], _tabulated(tuple(knots))
 
     def __call__(self, z: np.ndarray) -> np.ndarray:
         index = ((z - np.float32(self.start)) / np.float32(TABLE_MM) + np.float32(0.5)).astype(np.int32)
@@ -137,6 +134,13 @@ class Profile:
     @property
     def range(self) -> tuple[float, float]:
         return float(self.table.min()), float(self.table.max())
+
+
+@lru_cache(maxsize=1024)  # a person is drawn twice, for MRI and DXA
+def _tabulated(knots: tuple[tuple[float, float], ...]) -> np.ndarray:
+    z, values = np.array(knots).T
+    at = np.arange(z[0], z[-1] + TABLE_MM, TABLE_MM)
+    return PchipInterpolator(z, values)(np.minimum(at, z[-1])).astype(np.float32)
 
 
 def column(
