@@ -13,6 +13,7 @@ from plan_costs import CORE, GAUSSIAN, GPU, ROWS, TRIVIAL, UNET, configured, lin
 
 from xdiff import bench, local_fit
 from xdiff.config import Cohort, SplitRule, load_config
+from xdiff.data.phantom_body import phantom_body_names
 from xdiff.data.phantom_brain import phantom_names
 from xdiff.data.phantom_knee import phantom_knee_names
 from xdiff.errors import InputError
@@ -98,10 +99,13 @@ def test_phantom_patients_have_follow_ups() -> None:
     assert [name for name in names if name.endswith("001")] == ["BraTS-GLI-00004-001", "BraTS-GLI-00009-001"]
 
 
-def test_the_subjects_of_phantom_knees_are_known_before_they_are_made() -> None:
-    entry = Cohort("phantom-knee", ("pd",), split=SplitRule(n_val=1, n_test=2), generate={"n_patients": 9, "seed": 1})
+@pytest.mark.parametrize(
+    ("layout", "contrast", "names"), [("phantom-knee", "pd", phantom_knee_names), ("phantom-body", "fat", phantom_body_names)]
+)
+def test_the_subjects_of_phantoms_are_known_before_they_are_made(layout: str, contrast: str, names: Callable) -> None:
+    entry = Cohort(layout, (contrast,), split=SplitRule(n_val=1, n_test=2), generate={"n_patients": 9, "seed": 1})
     split = planned_split(replace(configured(GAUSSIAN), cohorts={"field": entry}), "field")
-    assert sorted(split.table["subject"]) == phantom_knee_names(9)
+    assert sorted(split.table["subject"]) == names(9)
     assert len(split.side("test")) == 2
 
 

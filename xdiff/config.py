@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from xdiff.errors import InputError
 from xdiff.plain import from_dict, merge, one_of, to_json
 
-EMBEDDED = ("phantom-brain", "phantom-knee", "gaussian-field")  # made by the workflow itself, nothing to download
+EMBEDDED = ("phantom-brain", "phantom-body", "phantom-knee", "gaussian-field")  # made by the workflow itself, nothing to download
 HDF5 = ("fastmri", "ismrmrd")  # one contrast per file, no label maps
 BY_SERIES = ("dicom", "fastmri")  # contrasts are found by a pattern
 LAYOUTS = ("bids", "brats", "msd", "tsv", "dicom", *HDF5, "ukb", *EMBEDDED)

@@ -16,6 +16,7 @@ from xdiff.config import EMBEDDED, Config, Job, MethodEntry, parts_of, source_fo
 from xdiff.data.cohorts import find_subjects
 from xdiff.data.gaussian_field import field_names
 from xdiff.data.joint import join_splits
+from xdiff.data.phantom_body import phantom_body_names
 from xdiff.data.phantom_brain import phantom_names
 from xdiff.data.phantom_knee import phantom_knee_names
 from xdiff.data.split import Split, read_split, split_by_rule
@@ -316,4 +317,5 @@ def _embedded_names(cohort: str, layout: str, generate: dict[str, Any]) -> Seque
         raise InputError(f"cohorts.{cohort}.generate", f"no key {key!r}", "the number that is generated")
     if layout == "phantom-brain":
         return phantom_names(generate[key], *([generate["followups"]] if "followups" in generate else []))
-    return phantom_knee_names(generate[key]) if layout == "phantom-knee" else field_names(generate[key])
+    names = {"phantom-body": phantom_body_names, "phantom-knee": phantom_knee_names, "gaussian-field": field_names}
+    return names[layout](generate[key])

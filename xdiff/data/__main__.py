@@ -42,6 +42,10 @@ def generate(cohort: Cohort, out: Path, workers: int = 1) -> None:
         from xdiff.data.phantom_brain import write_phantom_brain
 
         write = partial(write_phantom_brain, workers=workers)
+    elif cohort.layout == "phantom-body":
+        from xdiff.data.phantom_body import write_phantom_body
+
+        write = partial(write_phantom_body, workers=workers)
     elif cohort.layout == "phantom-knee":
         from xdiff.data.phantom_knee import write_phantom_knee
 

@@ -234,6 +234,7 @@ FINDERS = {
     "gaussian-field": Layout(bids, "sub-*/anat/"),
     "brats": _BRATS,
     "phantom-brain": _BRATS,
+    "phantom-body": Layout(stitched, "SUBJECT/SUBJECT_{contrast}.nii.gz"),
     "phantom-knee": Layout(stitched, "SUBJECT/SUBJECT_{contrast}.nii.gz"),
     "msd": Layout(msd, "imagesTr/BRATS_*.nii.gz"),
     "tsv": Layout(tsv, f"row of {TABLE}"),

@@ -35,5 +35,5 @@ def read_projection(path: Path, projection: Projection, images: dict[str, np.nda
     if projection.axis != "coronal":
         raise InputError(path, f"a projection along the {projection.axis} axis", "coronal, as DXA is taken")
     image = read_image(path)
-    flat, _, _ = register_dxa(image.array, image.affine, images["fat"], images["water"], affine)
+    flat, _, _ = register_dxa(image.array, image.affine, images["fat"], images["water"], affine, where=str(path))
     return np.repeat(flat.astype(np.float32), images["fat"].shape[AXES[projection.axis]], axis=AXES[projection.axis])
