@@ -56,7 +56,7 @@ def bodies(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     folder = tmp_path_factory.mktemp("bodies")
     write_bodies(folder / "raw")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dxa, "register_dxa", lambda image, *_: (image, 1.0, None))
+        patch.setattr(dxa, "register_dxa", lambda image, *_, **__: (image, 1.0, None))
         return prepare(COHORT, Grid(SHAPE, SPACING_MM), ("bodies", "10mm"), folder / "raw", folder / "data")
 
 
@@ -148,7 +148,7 @@ def test_checks_score_what_is_not_given(draws: Draws, bodies: Prepared) -> None:
     worse[2] += 1.0
     assert unseen_psnr(draw, worse) == float("inf")
     worse[0] += 0.1
-    expected = -10 * np.log10(0.01 * draw.truth[0].numel() / (2 * draw.foreground.sum()))
+    expected = -10 * np.log10(0.01 * draw.truth[0].numel() / (2 * int(draw.foreground.sum())))
     assert unseen_psnr(draw, worse) == pytest.approx(expected, abs=1e-3)
 
 

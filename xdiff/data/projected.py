@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from xdiff.config import Projection
+from xdiff.data import dxa
 from xdiff.errors import InputError
 from xdiff.planes import AXES
 from xdiff.volumes import read_image
@@ -27,13 +28,11 @@ def read_projection(path: Path, projection: Projection, images: dict[str, np.nda
 
     images: contrast -> (X, Y, Z); affine (4, 4) of them. Raises InputError where it cannot be laid on them.
     """
-    from xdiff.data.dxa import register_dxa
-
     missing = [name for name in BASIS if name not in images]
     if missing:
         raise InputError(path, f"contrasts {list(images)}", f"{' and '.join(BASIS)}, which the projection is laid on")
     if projection.axis != "coronal":
         raise InputError(path, f"a projection along the {projection.axis} axis", "coronal, as DXA is taken")
     image = read_image(path)
-    flat, _, _ = register_dxa(image.array, image.affine, images["fat"], images["water"], affine, where=str(path))
+    flat, _, _ = dxa.register_dxa(image.array, image.affine, images["fat"], images["water"], affine, where=str(path))
     return np.repeat(flat.astype(np.float32), images["fat"].shape[AXES[projection.axis]], axis=AXES[projection.axis])
