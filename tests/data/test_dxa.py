@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from xdiff.config import Cohort, Projection
 from xdiff.data.body_dxa import scan_dxa
+from xdiff.data.cohorts import find_subjects, read_subject
 from xdiff.data.dxa import projections, register_dxa
-from xdiff.data.phantom_body import body_subject
+from xdiff.data.phantom_body import body_subject, write_phantom_body
 from xdiff.errors import InputError
+from xdiff.volumes import write_volume
 
 SEED, SPACING_MM, PEOPLE = 5, 8.0, 3
 
@@ -129,3 +133,16 @@ def test_volumes_without_a_body_are_refused(level: float) -> None:
     empty = np.full((20, 12, 30), level, np.float32)
     with pytest.raises(InputError, match="no body against a background"):
         projections(empty, empty, np.diag([8.0, 8, 8, 1]))
+
+
+def test_a_cohort_has_its_dxa_as_a_contrast_the_same_in_every_section(people: list[Scans], tmp_path: Path) -> None:
+    write_phantom_body(tmp_path, 1, SEED, SPACING_MM)
+    cohort = Cohort("phantom-body", ("fat", "water", "dxa"), foreground="otsu", projection=Projection("dxa"))
+    (files,) = find_subjects(cohort, tmp_path)
+    dxa = read_subject(files, cohort).images[2]
+    assert (dxa == dxa[:, :1]).all()
+    np.testing.assert_allclose(dxa[:, :1], people[0].register().image, rtol=1e-5)
+    other = tmp_path / "1000000_2_0/1000000_2_0_dxa.nii.gz"
+    write_volume(other, people[1].dxa, people[1].dxa_affine)
+    with pytest.raises(InputError, match="1000000_2_0_dxa.nii.gz: found an image that fits the MRI with a correlation"):
+        read_subject(files, cohort)
