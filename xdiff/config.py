@@ -45,11 +45,13 @@ class Only:
     grids: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     trained_on: tuple[str, ...] = ()
+    sweeps: tuple[str, ...] = ()
 
-    def allows(self, cohort: str, grid: str, method: str, origins: Sequence[str]) -> bool:
+    def allows(self, cohort: str, grid: str, method: str, origins: Sequence[str], sweep: str) -> bool:
         """`origins`: what the training set is called, one name or two (`self` and the cohort's)."""
-        wanted = ((self.cohorts, [cohort]), (self.grids, [grid]), (self.methods, [method]), (self.trained_on, origins))
-        return all(not names or set(found) & set(names) for names, found in wanted)
+        lists = (self.cohorts, self.grids, self.methods, self.trained_on, self.sweeps)
+        found = ([cohort], [grid], [method], origins, [sweep])
+        return all(not names or set(names) & set(one) for names, one in zip(lists, found, strict=True))
 
 
 @dataclass(frozen=True)
@@ -418,9 +420,9 @@ def jobs(config: Config) -> list[Job]:
         trained_on = cohort if origin == "self" else origin
         entries = (config.cohorts[cohort], config.grids[grid], config.methods[method], config.sweeps[sweep])
         origins = ("self", cohort) if trained_on == cohort else (trained_on,)
-        allowed = all(entry.only.allows(cohort, grid, method, origins) for entry in entries)
+        allowed = all(entry.only.allows(cohort, grid, method, origins, sweep) for entry in entries)
         parts = parts_of(trained_on)
-        allowed = allowed and all(config.cohorts[p].only.allows(p, grid, method, origins) for p in parts)
+        allowed = allowed and all(config.cohorts[p].only.allows(p, grid, method, origins, sweep) for p in parts)
         allowed = allowed and (trained_on == cohort or config.methods[method].learns)
         allowed = allowed and (entries[0].projection is not None) == entries[3].projects
         job = Job(cohort, grid, method, trained_on, sweep)
