@@ -22,6 +22,7 @@ LAYOUTS = ("bids", "brats", "msd", "tsv", "dicom", *EMBEDDED)
 POLICIES = ("uniform", "centre", "random", "tumour", "off_tumour", "orthogonal", "tilted", "every_fifth", "swap")
 OWN_NUMBER = ("every_fifth",)  # policies that give as many sections as the head has room for: their K is 0
 BESIDE = ("truth", "mask_linear")  # rows of masks that are of no method: of the real volumes, and of no image at all
+DIXON = ("water", "fat")  # contrasts of a cohort of bodies, whose anatomy is measured
 TIERS = ("cpu", "gpu", "full")
 SKULL_STRIP = ("hd-bet", "deepbet")
 ROUTES = ("http", "s3", "synapse")
@@ -364,6 +365,11 @@ def segment_jobs(config: Config) -> list[Job]:
 def with_real(masked: Sequence[Job]) -> list[Job]:
     """The jobs whose volumes are segmented, and after them, as methods, the real volumes and the control of every sweep."""
     return [*masked, *dict.fromkeys(job._replace(method=name) for job in masked for name in BESIDE)]
+
+
+def has_anatomy(cohort: Cohort) -> bool:
+    """Whether its volumes have both contrasts of DIXON."""
+    return set(DIXON) <= set(cohort.contrasts)
 
 
 def without_fold(cohort: str) -> str:
