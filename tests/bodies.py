@@ -11,7 +11,7 @@ from scipy import ndimage
 
 LENGTH_MM = 720.0  # of the whole body
 TRUNK_FROM_MM = 240.0  # height at which the legs end
-MARROW_FROM_MM = 270.0  # and the column begins
+MARROW_FROM_MM = 250.0  # and the column begins
 HALF_WIDTHS_MM = (150.0, 105.0)
 FAT_SHELL_MM = 18.0
 FIELD_MM = (360.0, 252.0)

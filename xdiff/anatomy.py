@@ -74,9 +74,10 @@ def numbers(metrics: pd.DataFrame) -> pd.DataFrame:
     minus this one's, paired, with its interval and Wilcoxon's p, two-sided. missing: volumes in which the measure could not be
     taken, of `volumes` and them; no number holds these.
     """
-    both, missing = pairs(metrics), _missing(metrics)
-    found = _agreement(both) if len(both) else pd.DataFrame(columns=[*KEYS, "n", "volumes"])
-    found = found.merge(missing, on=KEYS, how="outer").reindex(columns=COLUMNS)
+    both, found = pairs(metrics), _missing(metrics)
+    if both.empty and found.empty:
+        return pd.DataFrame(columns=COLUMNS)
+    found = (_agreement(both).merge(found, on=KEYS, how="outer") if len(both) else found).reindex(columns=COLUMNS)
     counts = ["n", "volumes", "missing"]
     found[counts] = found[counts].fillna(0).astype(int)
     order = found.assign(order=found["method"].map(method_rank), at=found["metric"].map(list(ANATOMY).index))
@@ -122,8 +123,8 @@ def by_patient(both: pd.DataFrame) -> pd.DataFrame:
 def limits(own: pd.DataFrame) -> tuple[float, float]:
     """95 % limits of agreement: the bias and 1.96 standard deviations of the differences below and above it; NaN for one patient.
 
-    own: rows of by_patient of one point and measure. Where a patient has several volumes (draws, visits), the mean of their squared
-    deviations stands for his, so that neither their scatter is lost nor does a patient weigh more.
+    own: rows of by_patient of one point and measure. Where a patient has several volumes (draws, visits), the mean of their
+    squared deviations stands for his, so that neither their scatter is lost nor does a patient weigh more.
     Source: Bland and Altman 1999, Stat Methods Med Res 8:135.
     """
     if len(own) < 2:

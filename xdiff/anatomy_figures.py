@@ -15,7 +15,7 @@ from xdiff.anatomy import KEYS, NAMES, TESTS_THE_CODE
 from xdiff.captions import NothingToShow
 from xdiff.drawing import STYLE, Look, k_axis, lines, looks, page, rows_of
 from xdiff.layout import TRIVIAL, base_setting, chosen_ks, families, in_setting, row_labels, span
-from xdiff.stats import ANATOMY, CONTROL, summarise
+from xdiff.stats import ANATOMY, CONTROL, rows_among, summarise
 
 SHOWN = ("body_volume_l", "fat_fraction", "spine_cobb_deg", "spine_kyphosis_deg", "spine_lordosis_deg", "spine_curvature_per_m")
 _LINE = dict(color="black", linestyle="--", linewidth=1.0, marker="")
@@ -110,6 +110,7 @@ def _agreement(metrics: pd.DataFrame) -> pd.DataFrame:
 def agreement(metrics: pd.DataFrame) -> Figure:
     """Every volume's measures against the real ones; below, their difference, with bias and limits of agreement at the right."""
     both = _agreement(metrics)
+    patients = anatomy.by_patient(both)
     look, parts = _looks(both), list(families(both))
     half = -(-len(SHOWN) // 2)
     fig, blocks = page([f"{title}, K = {own['K'].iloc[0]}" for title, own in parts], [6.6] * len(parts), look)
@@ -124,7 +125,7 @@ def agreement(metrics: pd.DataFrame) -> Figure:
                 continue
             _scatter(above, here, "value", look)
             _scatter(below, here, "difference", look)
-            _limits(below, here, look)
+            _limits(below, rows_among(patients, here, KEYS), look)
             above.set(title=_name(metric), ylabel="generated")
             below.set(xlabel="real", ylabel="generated - real")
     return fig
@@ -143,14 +144,13 @@ def _scatter(ax: Axes, here: pd.DataFrame, what: str, look: Look) -> None:
 
 
 def _limits(ax: Axes, here: pd.DataFrame, look: Look) -> None:
-    """Bias and 95 % limits of agreement of every row, side by side to the right of the points."""
+    """Bias and 95 % limits of agreement of every row, side by side to the right of the points; `here`: of anatomy.by_patient."""
     low, high = here["truth"].min(), here["truth"].max()
     step = 0.09 * ((high - low) or 1.0)
     rows = [(key, rows_of(here, key)) for key in look if key[0] != CONTROL]
     for i, (key, own) in enumerate((key, own) for key, own in rows if len(own)):
-        patients = anatomy.by_patient(own)
-        bias = patients["difference"].mean()
-        lower, upper = np.nan_to_num(anatomy.limits(patients), nan=bias)
+        bias = own["difference"].mean()
+        lower, upper = np.nan_to_num(anatomy.limits(own), nan=bias)
         ends = [[bias - lower], [upper - bias]]
         ax.errorbar([high + (i + 1.5) * step], [bias], yerr=ends, elinewidth=0.9, **look[key] | dict(linestyle="none"))
     ax.axvline(high + 0.7 * step, color="#bbbbbb", linewidth=0.6)

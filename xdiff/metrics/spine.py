@@ -1,8 +1,10 @@
 """The vertebral column in a water/fat Dixon pair without labels: its centre-line, and the curvature of that.
 
 Vertebrae are told by their marrow, a third to a half fat, between muscle, discs and vessels (water) and adipose tissue (fat):
-Dixon images show both parts of every voxel. A minimal path from top to bottom joins them, as centre-lines of tubes are found in
-medical images (Cohen and Kimmel 1997, Int J Comput Vis 24:57), then the centroid of every section, then a smoothing spline.
+Dixon images show both parts of every voxel. A minimal path joins them from top to bottom, as centre-lines of tubes are found in
+medical images (Cohen and Kimmel 1997, Int J Comput Vis 24:57); the vertebral body's centre is then found in every section, and a
+smoothing spline drawn through all. The constants are lengths of adult anatomy; those that weigh one thing against another were
+chosen on phantom bodies.
 """
 
 from __future__ import annotations
@@ -17,16 +19,15 @@ from scipy.interpolate import make_smoothing_spline
 Spacing = Sequence[float]
 MARROW = (0.15, 0.25, 0.65, 0.8)  # fat fraction at which marrow-likeness leaves 0, reaches 1, leaves 1, reaches 0
 BLUR_MM = (8.0, 8.0, 15.0)  # half a vertebral body's radius; half a vertebra with its disc
-LATERAL_MM, DEPTH, DEPTH_SPREAD = (
-    60.0,
-    0.35,
-    0.25,
-)  # where vertebrae are: off the median plane, share of the way from back to front
+AROUND_MM = (24.0, 24.0, 15.0)  # what surrounds it
+LATERAL_MM = 60.0  # how far off the median plane vertebrae are at most
+DEPTH, DEPTH_SPREAD = 0.35, 0.25  # where they are, as a share of the way from back to front
 PRIOR = 0.3  # weight of the place against marrow-likeness, which is 1 at most
 SIDEWAYS = 0.4  # what a path pays per mm across, where a mm down along marrow gains 1
-WINDOW_MM = 22.0  # radius within which a section's centroid is taken
-FOUND = 0.45  # marrow-likeness along the path above which a section shows the column
-SHORTEST_MM = 150.0  # of the column: what is less is none
+WINDOW_MM, BODY_MM = 22.0, 34.0  # half the width, and the depth, within which the centroid of a vertebral body is taken
+FOUND = 0.15  # by how much marrow-likeness must exceed its surroundings for a section to show the column
+COLUMN_MM = 460.0  # from the upper edge of the body down: lower neck to lumbosacral joint in a field of view from neck to knee
+SHORTEST_MM = 300.0  # of it must be seen: what is less is none
 WAVELENGTH_MM = 150.0  # of sideways waves that the spline halves: half that of the tightest scoliotic curves
 STEP_MM = 2.0
 END_MM = 15.0  # of either end of the line, where a spline's tangent is least certain
@@ -44,23 +45,25 @@ def marrow_likeness(water: np.ndarray, fat: np.ndarray, tissue: np.ndarray) -> n
 
 
 def spine_centre_line(likeness: np.ndarray, body: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
-    """(n, 3) centre of the vertebral column in every section that shows it, bottom first, in mm from the middle of voxel 0, 0, 0.
+    """(n, 3) centre of the vertebral column in every section of the body's upper COLUMN_MM, bottom first.
 
-    likeness: (X, Y, Z) as marrow_likeness gives it; body: (X, Y, Z) bool, holes filled; RAS+. Not smoothed along z.
-    Raises NotFound where no column of SHORTEST_MM is seen.
+    In mm from the middle of voxel 0, 0, 0; not smoothed along z. likeness: (X, Y, Z) as marrow_likeness gives it; body: (X, Y, Z)
+    bool, holes filled; RAS+. The same stretch for every volume of a field of view, whatever is seen at its ends: with a line that
+    ended now in the sacrum and now above it, lordosis would be what the end makes it.
+    Raises NotFound where less than SHORTEST_MM of a column is seen.
     """
-    blurred = ndimage.gaussian_filter(likeness, [b / s for b, s in zip(BLUR_MM, spacing_mm, strict=True)])
+    # a difference of Gaussians answers to a column, not to wide or thin mixtures of fat and muscle
+    near, around = (ndimage.gaussian_filter(likeness, np.divide(blur, spacing_mm)) for blur in (BLUR_MM, AROUND_MM))
+    contrast = near - around
     sections = np.flatnonzero(body.any(axis=(0, 1)))
-    gain = blurred - PRIOR * _place_cost(body, spacing_mm)
+    sections = sections[sections > sections[-1] - COLUMN_MM / spacing_mm[2]]
+    gain = contrast - PRIOR * _place_cost(body, spacing_mm)
     low, high = _corridor(body, spacing_mm)
     path = _best_path(gain[low:high, :, sections], spacing_mm) + [low, 0]
-    seen = blurred[path[:, 0], path[:, 1], sections] >= FOUND
-    first, last = _longest_run(seen)
-    length_mm = (last - first) * spacing_mm[2]
-    if length_mm < SHORTEST_MM:
-        raise NotFound(f"{length_mm:.0f} mm of a vertebral column, less than {SHORTEST_MM:g} mm")
-    centres = _centroids(likeness, path[first:last] * spacing_mm[:2], sections[first:last], spacing_mm)
-    return np.column_stack([centres, sections[first:last] * spacing_mm[2]])
+    seen_mm = (contrast[path[:, 0], path[:, 1], sections] >= FOUND).sum() * spacing_mm[2]
+    if seen_mm < SHORTEST_MM:
+        raise NotFound(f"{seen_mm:.0f} mm of a vertebral column, less than {SHORTEST_MM:g} mm")
+    return np.column_stack([_centroids(likeness, path, sections, spacing_mm), sections * spacing_mm[2]])
 
 
 def _place_cost(body: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
@@ -113,28 +116,46 @@ def _best_path(gain: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
     return path
 
 
-def _longest_run(seen: np.ndarray) -> tuple[int, int]:
-    """[first, last) of the longest run of True; (0, 0) where there is none."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], seen.astype(np.int8), [0]])))
-    runs = edges.reshape(-1, 2)
-    return (0, 0) if not len(runs) else tuple(runs[np.argmax(runs[:, 1] - runs[:, 0])].tolist())
+def _centroids(likeness: np.ndarray, path: np.ndarray, sections: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
+    """(n, 2) centres (x, y) in mm of the vertebral bodies in `sections`, from voxels `path` (n, 2) within the column.
 
-
-def _centroids(likeness: np.ndarray, start_mm: np.ndarray, sections: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
-    """(n, 2) centroid of marrow within WINDOW_MM, from `start_mm` (n, 2); three times, as the window moves with it.
-
-    Discs show no marrow: likeness is averaged along z over a vertebra first.
+    The arches behind the canal are marrow, too, and would draw a plain centroid backwards: the bodies' anterior border is found
+    first, between marrow and vessels or fat, and the centroid is of what lies within BODY_MM behind it.
     """
-    along = ndimage.gaussian_filter1d(likeness, BLUR_MM[2] / spacing_mm[2], axis=2)
+    # discs show no marrow: likeness is averaged along z over a vertebra
+    along = ndimage.gaussian_filter1d(likeness, BLUR_MM[2] / spacing_mm[2], axis=2)[:, :, sections] + 1e-6  # never nothing
     x, y = (np.arange(n) * s for n, s in zip(likeness.shape[:2], spacing_mm[:2], strict=True))
-    centres = start_mm.astype(float)
-    for _ in range(3):
-        for i, (section, (cx, cy)) in enumerate(zip(sections, centres.copy(), strict=True)):
-            distance = np.hypot(x[:, None] - cx, y[None] - cy)
-            # a soft edge a voxel wide: a hard one would jump by whole voxels
-            weight = along[:, :, section] * np.clip((WINDOW_MM - distance) / spacing_mm[0] + 0.5, 0, 1)
-            centres[i] = [(weight.sum(axis=1) * x).sum(), (weight.sum(axis=0) * y).sum()] / weight.sum()
-    return centres
+    start = path * np.asarray(spacing_mm[:2])
+    near = _within(y[:, None], start[:, 1], WINDOW_MM, spacing_mm[1])
+    across = np.einsum("xyn,yn->xn", along, near)
+    middle = start[:, 0]
+    for _ in range(3):  # the window moves with the centroid
+        middle = _centroid(x, across * _within(x[:, None], middle, WINDOW_MM, spacing_mm[0]))
+    profile = np.einsum("xyn,xn->yn", along, _within(x[:, None], middle, BODY_MM / 3, spacing_mm[0]))
+    border = np.array([_falls(column, at) for column, at in zip(profile.T, path[:, 1], strict=True)]) * spacing_mm[1]
+    border = np.minimum(border, start[:, 1] + BODY_MM)
+    border = ndimage.median_filter(border, 1 + 2 * round(BLUR_MM[2] / spacing_mm[2]), mode="nearest")
+    behind = _within(y[:, None], border - BODY_MM / 2, BODY_MM / 2, spacing_mm[1])
+    return np.column_stack([middle, _centroid(y, profile * behind)])
+
+
+def _within(places: np.ndarray, middle: np.ndarray, reach_mm: float, voxel_mm: float) -> np.ndarray:
+    """(places, n) 1 within `reach_mm` of the n middles, with an edge a voxel wide: a hard one would jump by whole voxels."""
+    return np.clip((reach_mm - np.abs(places - middle)) / voxel_mm + 0.5, 0, 1)
+
+
+def _centroid(places: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return (places[:, None] * weights).sum(axis=0) / weights.sum(axis=0)
+
+
+def _falls(profile: np.ndarray, start: int) -> float:
+    """Where, beyond `start`, a profile (n,) first falls below half of what it is there, between two voxels; its end if never."""
+    half = profile[start] / 2
+    low = np.flatnonzero(profile[start:] < half)
+    if not len(low):
+        return float(len(profile) - 1)
+    at = start + int(low[0])
+    return at - (half - profile[at]) / (profile[at - 1] - profile[at])
 
 
 class Curve(NamedTuple):
