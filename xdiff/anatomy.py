@@ -124,7 +124,7 @@ def limits(own: pd.DataFrame) -> tuple[float, float]:
     """95 % limits of agreement: the bias and 1.96 standard deviations of the differences below and above it; NaN for one patient.
 
     own: rows of by_patient of one point and measure. Where a patient has several volumes (draws, visits), the mean of their
-    squared deviations stands for his, so that neither their scatter is lost nor does a patient weigh more.
+    squared deviations is taken, so that neither their scatter is lost nor does a patient weigh more.
     Source: Bland and Altman 1999, Stat Methods Med Res 8:135.
     """
     if len(own) < 2:
@@ -224,9 +224,9 @@ def _limits(at: pd.DataFrame, k: int, base: Setting, labels: dict) -> Table | No
 def _gained(at: pd.DataFrame, k: int, base: Setting, labels: dict) -> Table | None:
     columns = _columns(at, "gain", "gain_lo", "gain_hi")
     caption = (
-        f"Absolute error of the control ({CONTROL}) minus that of each method, {k_name(k)}: above 0, the method knows more of "
-        f"the patient than that he is one. Paired over {_patients(at)}, with the 95 % bootstrap interval; {base}. Wilcoxon p "
-        f"values are in anatomy.tsv. {TESTS_THE_CODE}"
+        f"Absolute error of the control ({CONTROL}) minus that of each method, {k_name(k)}: above 0, the method knows something "
+        f"of this very patient. Paired over {_patients(at)}, with the 95 % bootstrap interval; {base}. Wilcoxon p values are in "
+        f"anatomy.tsv. {TESTS_THE_CODE}"
     )
     return columns and table_of(f"Anatomy, gain over the population mean, {k_name(k)}", caption, columns, labels)
 
