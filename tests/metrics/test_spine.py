@@ -88,9 +88,9 @@ def test_the_cobb_angle_of_an_arc_is_that_of_its_ends() -> None:
     """Of the 450 mm of the arc, END_MM are cut at both ends; and a smoothing spline straightens towards its ends."""
     found = spine_shape(arc(30, 0))
     between = 30 * (450 - 2 * END_MM) / 450
-    assert 0.9 * between < found["spine_cobb_deg"] < between
+    assert 0.85 * between < found["spine_cobb_deg"] < between
     radius_m = 0.225 / np.sin(np.radians(15))
-    assert found["spine_curvature_per_m"] == pytest.approx(0.95 / radius_m, rel=0.05)
+    assert 0.85 / radius_m < found["spine_curvature_per_m"] < 1 / radius_m
     assert found["spine_lateral_mm"] == pytest.approx(1000 * radius_m * (1 - np.cos(np.radians(14))), rel=0.05)
     assert found["spine_kyphosis_deg"] == found["spine_lordosis_deg"] == 0
 
@@ -110,7 +110,7 @@ def test_lordosis_is_below_and_kyphosis_above() -> None:
 def test_turned_about_its_height_a_curve_changes_planes_and_not_curvature() -> None:
     coronal, sagittal = (spine_shape(arc(30, axis)) for axis in (0, 1))
     assert sagittal["spine_curvature_per_m"] == pytest.approx(coronal["spine_curvature_per_m"])
-    assert sagittal["spine_cobb_deg"] == 0 and coronal["spine_cobb_deg"] > 25
+    assert sagittal["spine_cobb_deg"] == 0 and coronal["spine_cobb_deg"] > 23
 
 
 def test_sections_twice_as_thick_give_the_same_curve() -> None:

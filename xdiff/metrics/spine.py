@@ -28,7 +28,7 @@ WINDOW_MM, BODY_MM = 22.0, 34.0  # half the width, and the depth, within which t
 FOUND = 0.15  # by how much marrow-likeness must exceed its surroundings for a section to show the column
 COLUMN_MM = 460.0  # from the upper edge of the body down: lower neck to lumbosacral joint in a field of view from neck to knee
 SHORTEST_MM = 300.0  # of it must be seen: what is less is none
-WAVELENGTH_MM = 150.0  # of sideways waves that the spline halves: half that of the tightest scoliotic curves
+WAVELENGTH_MM = 200.0  # of waves that the spline halves: noise is shorter, scoliotic curves (half a wave each) mostly longer
 STEP_MM = 2.0
 END_MM = 15.0  # of either end of the line, where a spline's tangent is least certain
 
