@@ -147,9 +147,8 @@ def _preprocess_tasks(config: Config, cohort: str, grid: str, out: Path, data_ro
     yield Task(f"preprocess {cohort} {grid}", call, f"preprocess/{cohort}/{grid}", (out / "data" / cohort / grid,), settings)
     if has_anatomy(config.cohorts[cohort]):
         table = _real(cohort, grid, out)
-        yield Task(
-            f"anatomy {cohort} {grid}", partial(_measure, cohort, grid, out), f"anatomy/{cohort}/{grid}", (table,), settings
-        )
+        call = partial(_measure, cohort, grid, out)
+        yield Task(f"anatomy {cohort} {grid}", call, f"anatomy/{cohort}/{grid}", (table,), settings)
 
 
 def _train_tasks(config: Config, origin: str, grid: str, method: str, out: Path) -> Iterator[Task]:

@@ -16,7 +16,7 @@ from xdiff.errors import InputError
 from xdiff.metrics.__main__ import collect
 from xdiff.metrics.__main__ import main as metrics_main
 from xdiff.metrics.anatomy import measure
-from xdiff.metrics.anatomy_rows import anatomy_of, measure_real, population_mean, read_real
+from xdiff.metrics.anatomy_rows import anatomy_of, measure_real, population_mean, read_real, write_real
 from xdiff.metrics.evaluate import KEY, evaluate
 from xdiff.sample import sample
 from xdiff.stats import ANATOMY, ANATOMY_METRICS, FOUND, SPINE_MEASURES, read_metrics
@@ -83,6 +83,15 @@ def test_a_real_body_is_measured_in_one_unit_of_both_contrasts(bodies: Prepared,
 def test_real_bodies_are_those_of_training_and_test_and_no_others(bodies: Prepared, real: Path) -> None:
     table = read_real(real)
     assert {side: list(own.index) for side, own in table.groupby("side")} == {s: bodies.split.side(s) for s in ("train", "test")}
+
+
+def test_what_was_measured_is_not_measured_again_but_after_another_split(
+    bodies: Prepared, real: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xdiff.metrics.anatomy_rows.measure_real", lambda *_: pytest.fail("measured again"))
+    write_real(bodies.store, bodies.split, real)
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        write_real(bodies.store, bodies.split.with_training(2), real)
 
 
 def test_of_many_training_subjects_some_are_taken_from_all(bodies: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
