@@ -44,7 +44,7 @@ def decimals(numbers: Sequence[float]) -> str:
 
 def write_slice(path: Path, pixels: np.ndarray, position: Sequence[float], orientation: Sequence[float], **more: object) -> Path:
     """One slice (rows, columns) of int16. `more`: spacing (rows, columns), series, description, patient, echo, slope, intercept,
-    frames, compressed, and `drop`, tags left out."""
+    frames, compressed, `extra`, elements by tag, and `drop`, tags left out."""
     series, number = str(more.get("series", SERIES)), more.get("number", 1)
     rows, columns = pixels.shape[-2:]
     elements: Values = {
@@ -72,8 +72,9 @@ def write_slice(path: Path, pixels: np.ndarray, position: Sequence[float], orien
         (0x0028, 0x1052): ("DS", more.get("intercept", "0")),
         (0x0028, 0x1053): ("DS", more.get("slope", "1")),
         (0x7FE0, 0x0010): ("OW", pixels.astype("<i2").tobytes()),
+        **more.get("extra", {}),
     }
-    body = b"".join(_element(tag, *value) for tag, value in elements.items() if tag not in more.get("drop", ()))
+    body = b"".join(_element(tag, *value) for tag, value in sorted(elements.items()) if tag not in more.get("drop", ()))
     if more.get("compressed"):
         body = body[: body.rindex(_PIXELS)] + _PIXELS.replace(b"OW", b"OB") + b"\xff" * 4 + _fragments(pixels)
     meta = b"".join(

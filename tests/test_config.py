@@ -99,7 +99,7 @@ def test_json_gives_the_same_entry_back(entry: Config | Cohort) -> None:
         (at("methods.n.learns", "no"), "config.methods.n.learns", "'no'", "type bool"),
         (at("cohorts.a.labels", {"suffix": "seg", "values": {"one": "WT"}}), "config.cohorts.a.labels.values", "'one'", "int"),
         (at("cohorts.a.layout", "analyze"), "layout", "'analyze'", "'bids'"),
-        (at("cohorts.a.layout", "dicom"), "cohorts.*.series", "[]", "['T1w'] (a pattern per contrast; layout dicom)"),
+        (at("cohorts.a.layout", "dicom"), "cohorts.*.series", "[]", "['T1w'] (a pattern per contrast; layouts dicom, fastmri)"),
         (at("cohorts.a.series", {"T1w": "t1"}), "cohorts.*.series", "['T1w']", "[] (a pattern"),
         (
             at("cohorts.a", {"layout": "dicom", "contrasts": ["T1w"], "series": {"T1w": "t1(mprage"}}),

@@ -13,7 +13,9 @@ from plan_costs import CORE, GAUSSIAN, GPU, ROWS, TRIVIAL, UNET, configured, lin
 
 from xdiff import bench, local_fit
 from xdiff.config import Cohort, SplitRule, load_config
+from xdiff.data.phantom_body import phantom_body_names
 from xdiff.data.phantom_brain import phantom_names
+from xdiff.data.phantom_knee import phantom_knee_names
 from xdiff.errors import InputError
 from xdiff.forecast import Forecast, planned_split
 from xdiff.model import training
@@ -26,7 +28,7 @@ from xdiff.unit_costs import Costs, read_costs
 @pytest.mark.parametrize("preset", [REPOSITORY / "config.yaml", *sorted(PRESETS.glob("*.yaml"))], ids=lambda path: path.stem)
 def test_a_forecast_has_the_jobs_of_bench(preset: Path) -> None:
     config = load_config([REPOSITORY / "config.yaml", *overlays(preset)])
-    if preset.stem in ("brats", "open-data"):  # who will be tested is known after the download
+    if preset.stem in ("brats", "knee", "open-data", "ukb"):  # who will be tested is known after the download
         with pytest.raises(InputError, match="no split.file and no folder"):
             Forecast(config, Costs([]))
         return
@@ -95,6 +97,16 @@ def test_phantom_patients_have_follow_ups() -> None:
     names = phantom_names(10, 0.2)
     assert len(names) == 12
     assert [name for name in names if name.endswith("001")] == ["BraTS-GLI-00004-001", "BraTS-GLI-00009-001"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "contrast", "names"), [("phantom-knee", "pd", phantom_knee_names), ("phantom-body", "fat", phantom_body_names)]
+)
+def test_the_subjects_of_phantoms_are_known_before_they_are_made(layout: str, contrast: str, names: Callable) -> None:
+    entry = Cohort(layout, (contrast,), split=SplitRule(n_val=1, n_test=2), generate={"n_patients": 9, "seed": 1})
+    split = planned_split(replace(configured(GAUSSIAN), cohorts={"field": entry}), "field")
+    assert sorted(split.table["subject"]) == names(9)
+    assert len(split.side("test")) == 2
 
 
 def test_a_committed_split_needs_no_data() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from xdiff.data.gaussian_field import GaussianField
 from xdiff.gaussian import FIT_K, LinearGaussian
-from xdiff.gaussian_fit import LAMBDAS, _ridge_errors, with_mirror
+from xdiff.gaussian_fit import LAMBDAS, _section_errors, with_mirror
 from xdiff.observation import Observation, observe
 from xdiff.planes import ObliquePlane, Plane, coverage, cut
 from xdiff.stacks import tilted_stack
@@ -147,10 +147,10 @@ def test_hyperparameters_are_interpolated_in_log_k() -> None:
         assert model.hyper(tilted)[0] == pytest.approx(model.lambdas[axis, 2])
 
 
-def test_ridge_errors_in_gram_space_are_errors_over_unseen_voxels() -> None:
+def test_section_errors_in_gram_space_are_errors_over_unseen_voxels() -> None:
     model, planes = model_of(), PLANES["parallel"]
     hidden = coverage(planes, SHAPE) == 0
-    found = _ridge_errors(model, 3, planes)
+    found = _section_errors(model, 3, planes)
     for j in (0, 10, 24):
         weights = model.weights(model.gram(planes), model.gram(planes)[3], LAMBDAS[j], model.without(3))
         expected = ((model.combine(weights) - model.rows[3])[:, hidden] ** 2).sum()

@@ -13,7 +13,7 @@ from xdiff.data.preprocess import preprocess
 from xdiff.data.split import split_by_count
 from xdiff.data.store import Store
 from xdiff.gaussian import LinearGaussian
-from xdiff.gaussian_fit import LAMBDAS, LeftOut, _ridge_errors, fit, from_tensors, to_tensors, training_rows
+from xdiff.gaussian_fit import LAMBDAS, LeftOut, _section_errors, fit, from_tensors, to_tensors, training_rows
 from xdiff.kriging import spread_residual
 from xdiff.observation import observe
 from xdiff.planes import Plane
@@ -115,7 +115,7 @@ def test_with_400_draws_the_mean_approaches_the_closed_form() -> None:
     ratios = []
     for n in (40, 400):
         model = LinearGaussian(rows[:n])
-        errors = np.mean([_ridge_errors(model, i, planes) for i in range(0, n, n // 8)], axis=0)
+        errors = np.mean([_section_errors(model, i, planes) for i in range(0, n, n // 8)], axis=0)
         gram, ridge = model.gram(planes), LAMBDAS[int(np.argmin(errors))]
         missed = []
         for truth, mean in zip(truths, best, strict=True):

@@ -25,6 +25,7 @@ NODES = {
     Config: SCHEMA,
     xcfg.Cohort: SCHEMA["$defs"]["cohort"],
     xcfg.Labels: SCHEMA["$defs"]["cohort"]["properties"]["labels"],
+    xcfg.Projection: SCHEMA["$defs"]["cohort"]["properties"]["projection"],
     xcfg.Download: SCHEMA["$defs"]["download"],
     xcfg.Remote: SCHEMA["$defs"]["download"]["properties"]["parts"]["items"],
     xcfg.SplitRule: SCHEMA["$defs"]["cohort"]["properties"]["split"],
@@ -114,7 +115,8 @@ def test_choices_agree() -> None:
             allowed = (node["items"] if many else node).get("enum")
             for value in allowed or []:
                 more = {"K": [0]} if value in xcfg.OWN_NUMBER else {}
-                more |= {"series": {"T1w": "t1"}} if value == "dicom" else {}
+                more |= {"series": {"T1w": "t1"}} if value in xcfg.BY_SERIES else {}
+                more |= {"contrasts": ["water"]} if value == "ukb" else {}
                 from_dict(classes[kind], {**sample, **more, name: [value] if many else value})
                 checked += 1
             if allowed:

@@ -30,7 +30,7 @@ from xdiff.config import (
     EMBEDDED,
     Config,
     Job,
-    has_anatomy,
+    has_water_fat,
     jobs,
     load_config,
     method_json,
@@ -129,7 +129,7 @@ def tasks(config: Config, out: Path, data_root: Path | None) -> Iterator[Task]:
 
 
 def _split_tasks(config: Config, cohort: str, out: Path, data_root: Path | None) -> Iterator[Task]:
-    """An embedded cohort, too, is made here."""
+    """What must be done before a cohort can be read is here, too: one is generated, stripped or stitched."""
     entry, raw = config.cohorts[cohort], raw_folder(config, cohort, out, data_root)
     if entry.layout in EMBEDDED:
         call = partial(generate, entry, raw)
@@ -137,6 +137,11 @@ def _split_tasks(config: Config, cohort: str, out: Path, data_root: Path | None)
     if entry.skull_strip:
         call = partial(skull_strip, entry, source_folder(config, cohort, data_root), raw)
         yield Task(f"skull_strip {cohort}", call, f"skull_strip/{cohort}", (raw,), _settings(config, (cohort,)))
+    if entry.layout == "ukb":
+        from xdiff.data.ukb import stitch_cohort  # requests, through the reading of archives
+
+        call = partial(stitch_cohort, entry, source_folder(config, cohort, data_root), raw)
+        yield Task(f"stitch {cohort}", call, f"stitch/{cohort}", (raw,), _settings(config, (cohort,)))
     path = out / "data" / cohort / "split.tsv"
     file = REPOSITORY / entry.split.file if entry.split.file else None
     yield Task(f"split {cohort}", partial(split, entry, raw, path, file), f"split/{cohort}", (path,))
@@ -145,7 +150,7 @@ def _split_tasks(config: Config, cohort: str, out: Path, data_root: Path | None)
 def _preprocess_tasks(config: Config, cohort: str, grid: str, out: Path, data_root: Path | None) -> Iterator[Task]:
     call, settings = partial(_preprocess, config, cohort, grid, out, data_root), _settings(config, (cohort,), grid)
     yield Task(f"preprocess {cohort} {grid}", call, f"preprocess/{cohort}/{grid}", (out / "data" / cohort / grid,), settings)
-    if has_anatomy(config.cohorts[cohort]):
+    if has_water_fat(config.cohorts[cohort]):
         table = _real(cohort, grid, out)
         call = partial(_measure, cohort, grid, out)
         yield Task(f"anatomy {cohort} {grid}", call, f"anatomy/{cohort}/{grid}", (table,), settings)
@@ -238,7 +243,7 @@ def _measure(cohort: str, grid: str, out: Path) -> None:
 
 def _evaluate(config: Config, job: Job, out: Path) -> None:
     manifest, table, real, training = _folder(job, out / "samples") / "manifest-1-of-1.tsv", _table(job, out), None, []
-    if has_anatomy(config.cohorts[job.cohort]):
+    if has_water_fat(config.cohorts[job.cohort]):
         real = _real(job.cohort, job.grid, out)
         training = [_real(part, job.grid, out) for part in parts_of(job.trained_on)]
     table.parent.mkdir(parents=True, exist_ok=True)

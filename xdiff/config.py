@@ -17,15 +17,23 @@ from typing import Any, NamedTuple
 from xdiff.errors import InputError
 from xdiff.plain import from_dict, merge, one_of, to_json
 
-EMBEDDED = ("phantom-brain", "gaussian-field")  # made by the workflow itself, nothing to download
-LAYOUTS = ("bids", "brats", "msd", "tsv", "dicom", *EMBEDDED)
-POLICIES = ("uniform", "centre", "random", "tumour", "off_tumour", "orthogonal", "tilted", "every_fifth", "swap")
+EMBEDDED = ("phantom-brain", "phantom-body", "phantom-knee", "gaussian-field")  # made by the workflow itself, nothing to download
+HDF5 = ("fastmri", "ismrmrd")  # one contrast per file, no label maps
+BY_SERIES = ("dicom", "fastmri")  # contrasts are found by a pattern
+LAYOUTS = ("bids", "brats", "msd", "tsv", "dicom", *HDF5, "ukb", *EMBEDDED)
+DIXON = ("water", "fat", "in", "opp")  # contrasts of layout ukb
+DXA = "dxa"  # another one, as a projection
+POLICIES = ("uniform", "centre", "random", "tumour", "off_tumour", "orthogonal", "tilted", "every_fifth", "swap", "projection")
 OWN_NUMBER = ("every_fifth",)  # policies that give as many sections as the head has room for: their K is 0
 BESIDE = ("truth", "mask_linear")  # rows of masks that are of no method: of the real volumes, and of no image at all
-DIXON = ("water", "fat")  # contrasts of a cohort of bodies, whose anatomy is measured
+WATER_FAT = ("water", "fat")  # contrasts of a cohort of bodies whose anatomy is measured
+ANATOMIES = ("brain", "body", "knee")
 TIERS = ("cpu", "gpu", "full")
 SKULL_STRIP = ("hd-bet", "deepbet")
-ROUTES = ("http", "s3", "synapse")
+ROUTES = ("http", "file", "s3", "synapse", "links", "ukb")
+GATED_ROUTES = ("synapse", "links", "ukb")
+UKB_TOOLS = ("ukbfetch", "dx")
+MOST_AT_ONCE = 10  # downloads of one application that UK Biobank allows
 JOIN = "+"
 FOLD = ".fold"  # `NAME.fold1`, `NAME.fold2`: cohorts with the same files whose test sides come together as NAME
 
@@ -58,6 +66,17 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class Projection:
+    """An image beside the volumes of a cohort that shows each along an axis, such as DXA: read as the contrast of that name."""
+
+    contrast: str
+    axis: str = "coronal"
+
+    def __post_init__(self) -> None:
+        one_of("cohorts.*.projection.axis", self.axis, ("axial", "coronal", "sagittal"))
+
+
+@dataclass(frozen=True)
 class SplitRule:
     """A committed file; or n_val and n_test patients, for small cohorts; or fractions of patients. By sha256(seed:patient)."""
 
@@ -71,14 +90,17 @@ class SplitRule:
 
 @dataclass(frozen=True)
 class Remote:
-    """One thing to fetch: an archive's address, or SERVER/BUCKET/PREFIX of an open S3 bucket, or an archive's Synapse id.
+    """One thing to fetch: the address of an archive or a file, or SERVER/BUCKET/PREFIX of an open S3 bucket, or an archive's
+    Synapse id, or the name of an archive that a link was mailed for, or the file of a bulk list of UK Biobank.
 
     size_mb: about how much is transferred, for the check of free space; 0 where it is not known before.
+    folder: of kind ukb with dx, the folder of the project that holds the field (20201 has its own).
     """
 
     url: str
     md5: str = ""
     size_mb: int = 0
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,7 +109,9 @@ class Download:
 
     place: regular expressions over names in the archive or bucket -> paths below the cohort's folder (\\1 is a group); the first
     that fits a whole name counts, a name that none fits is left out; empty keeps all names. expect: pattern of files -> how many.
-    token_variable: the environment variable with the credentials of a gated set, given on application (apply_at, by_hand).
+    token_variable: the environment variable with the credentials of a gated set, given on application (apply_at, by_hand); of
+    kind `links` it names a text file with the links that were mailed, of kind `ukb` the key file (tool ukbfetch) or the project
+    (tool dx). parallel: of kind `ukb`, transfers at once.
     """
 
     kind: str
@@ -100,6 +124,8 @@ class Download:
     apply_at: str = ""
     by_hand: str = ""
     note: str = ""
+    tool: str = ""
+    parallel: int = 4
 
     def __post_init__(self) -> None:
         one_of("download.kind", self.kind, ROUTES)
@@ -107,10 +133,11 @@ class Download:
             raise InputError("cohorts.*.download.parts", "an empty list", "at least one address")
         if self.token_variable and not (self.apply_at and self.by_hand):
             raise InputError("cohorts.*.download", f"token_variable {self.token_variable}", "apply_at and by_hand beside it")
-        if self.kind == "synapse" and not self.token_variable:
-            raise InputError(
-                "cohorts.*.download", "no token_variable", "the environment variable with the access token for Synapse"
-            )
+        if self.kind in GATED_ROUTES and not self.token_variable:
+            raise InputError("cohorts.*.download", "no token_variable", f"the environment variable for kind {self.kind}")
+        one_of("download.tool", self.tool, UKB_TOOLS if self.kind == "ukb" else ("",))
+        if not 1 <= self.parallel <= MOST_AT_ONCE:
+            raise InputError("download.parallel", self.parallel, f"1 to {MOST_AT_ONCE} transfers at once")
         for pattern in self.place:
             try:
                 re.compile(pattern)
@@ -122,7 +149,13 @@ class Download:
 class Cohort:
     """Where the volumes of one cohort are and how they are to be read.
 
-    series: layout dicom, contrast -> regular expression that the SeriesDescription of one series is found by.
+    projection: one of the contrasts is no volume but a projection (data/projected.py). It is then all that is given, in training
+    and in every sweep, which are those of policy `projection`: volumes of the other contrasts are made of it.
+    anatomy: what the volumes show; of brains alone it matters whether they are skull-stripped.
+    read_as: contrast -> the name that it has in models of other cohorts (`trained_on`), which know no other.
+    series: contrast -> regular expression that the SeriesDescription of one series (layout dicom), or the `acquisition` of files
+    (fastmri), is found by.
+    stitch_spacing_mm: layout ukb, of the stitched volumes; 0 for the finest within the stations' sections.
     """
 
     layout: str
@@ -131,8 +164,12 @@ class Cohort:
     source: str = ""
     labels: Labels | None = None
     series: dict[str, str] = field(default_factory=dict)
+    projection: Projection | None = None
+    anatomy: str = "brain"
+    read_as: dict[str, str] = field(default_factory=dict)
     foreground: str = "nonzero"
     skull_strip: str = ""
+    stitch_spacing_mm: float = 0.0
     norm: str = "p99.5"
     split: SplitRule = field(default_factory=SplitRule)
     exclude: tuple[str, ...] = ()
@@ -143,21 +180,43 @@ class Cohort:
     def __post_init__(self) -> None:
         one_of("layout", self.layout, LAYOUTS)
         one_of("norm", self.norm, ("p99.5", "none"))
+        one_of("anatomy", self.anatomy, ANATOMIES)
+        for contrast in self.read_as:
+            one_of("cohorts.*.read_as", contrast, self.contrasts)
         one_of("foreground", self.foreground, ("nonzero", "otsu", "all"))
         one_of("skull_strip", self.skull_strip, ("", *SKULL_STRIP))
-        if self.skull_strip and (self.foreground != "nonzero" or self.layout in EMBEDDED):
+        if self.skull_strip and (self.foreground != "nonzero" or self.layout in ("ukb", *EMBEDDED)):
             found = f"{self.skull_strip} with layout {self.layout} and foreground {self.foreground}"
             raise InputError("cohorts.*.skull_strip", found, "real volumes, and the nonzero foreground that stripping leaves")
         if not self.contrasts:
             raise InputError("cohorts.*.contrasts", "an empty list", "at least one contrast")
-        wanted = set(self.contrasts) if self.layout == "dicom" else set()
+        if self.projection and (self.projection.contrast not in self.contrasts or len(self.contrasts) < 2):
+            raise InputError(
+                "cohorts.*.projection.contrast", self.projection.contrast, f"one of {list(self.contrasts)}, and others"
+            )
+        if self.layout in HDF5 and (len(self.contrasts) > 1 or self.labels):
+            found = f"{list(self.contrasts)}{' and labels' if self.labels else ''}"
+            raise InputError("cohorts.*.contrasts", found, f"one contrast and no labels (layout {self.layout})")
+        _check_stitching(self)
+        wanted = set(self.contrasts) if self.layout in BY_SERIES else set()
         if set(self.series) != wanted:
-            raise InputError("cohorts.*.series", list(self.series), f"{sorted(wanted)} (a pattern per contrast; layout dicom)")
+            expected = f"{sorted(wanted)} (a pattern per contrast; layouts {', '.join(BY_SERIES)})"
+            raise InputError("cohorts.*.series", list(self.series), expected)
         for contrast, pattern in self.series.items():
             try:
                 re.compile(pattern)
             except re.error as error:
                 raise InputError(f"cohorts.*.series.{contrast}", f"{pattern!r} ({error})", "a regular expression") from error
+
+
+def _check_stitching(cohort: Cohort) -> None:
+    known = (*DIXON, *([DXA] if cohort.projection and cohort.projection.contrast == DXA else []))
+    if cohort.layout == "ukb" and not set(cohort.contrasts) <= set(known):
+        expected = f"some of {list(DIXON)}, and {DXA} as the `projection` (layout ukb)"
+        raise InputError("cohorts.*.contrasts", list(cohort.contrasts), expected)
+    if cohort.stitch_spacing_mm < 0 or (cohort.stitch_spacing_mm and cohort.layout != "ukb"):
+        expected = "a spacing > 0, or 0 for the finest; with layout ukb alone"
+        raise InputError("cohorts.*.stitch_spacing_mm", f"{cohort.stitch_spacing_mm} (layout {cohort.layout})", expected)
 
 
 @dataclass(frozen=True)
@@ -234,6 +293,12 @@ class Sweep:
             raise InputError(
                 "sweeps.*", f"K {self.K}, policies {self.policy}", f"K >= 1, or K: [0] with {', '.join(OWN_NUMBER)} alone"
             )
+        if self.projects and (self.policy != ("projection",) or self.K != (1,) or self.thickness_mm != (0.0,)):
+            raise InputError("sweeps.*", f"K {self.K}, policies {self.policy}", "policy projection alone, with K: [1]")
+
+    @property
+    def projects(self) -> bool:
+        return "projection" in self.policy
 
 
 @dataclass(frozen=True)
@@ -309,12 +374,19 @@ class Config:
         for cohort, sweep in sorted({(job.cohort, job.sweep) for job in jobs(self)}):
             for value in self.sweeps[sweep].contrasts_given:
                 given_contrasts(value, self.cohorts[cohort].contrasts, f"sweeps.{sweep}.contrasts_given, cohort {cohort}")
+            _check_projection(self.cohorts[cohort].projection, self.sweeps[sweep], sweep)
+
+
+def _check_projection(projection: Projection | None, sweep: Sweep, name: str) -> None:
+    if projection and (sweep.axis, sweep.contrasts_given) != ((projection.axis,), (projection.contrast,)):
+        found = f"axis {list(sweep.axis)}, contrasts_given {list(sweep.contrasts_given)}"
+        raise InputError(f"sweeps.{name}", found, f"axis [{projection.axis}], contrasts_given [{projection.contrast}]")
 
 
 def _check_heads(config: Config) -> None:
     """A model of skull-stripped volumes has never seen a skull: it is not asked for whole heads."""
     for job in jobs(config):
-        for part in parts_of(job.trained_on):
+        for part in parts_of(job.trained_on) if config.cohorts[job.cohort].anatomy == "brain" else ():
             if config.cohorts[part].foreground == "nonzero" and config.cohorts[job.cohort].foreground == "otsu":
                 raise InputError(
                     f"run.trained_on: {part}",
@@ -351,6 +423,7 @@ def jobs(config: Config) -> list[Job]:
         parts = parts_of(trained_on)
         allowed = allowed and all(config.cohorts[p].only.allows(p, grid, method, origins) for p in parts)
         allowed = allowed and (trained_on == cohort or config.methods[method].learns)
+        allowed = allowed and (entries[0].projection is not None) == entries[3].projects
         job = Job(cohort, grid, method, trained_on, sweep)
         if allowed and job not in found:
             found.append(job)
@@ -367,9 +440,9 @@ def with_real(masked: Sequence[Job]) -> list[Job]:
     return [*masked, *dict.fromkeys(job._replace(method=name) for job in masked for name in BESIDE)]
 
 
-def has_anatomy(cohort: Cohort) -> bool:
-    """Whether its volumes have both contrasts of DIXON."""
-    return set(DIXON) <= set(cohort.contrasts)
+def has_water_fat(cohort: Cohort) -> bool:
+    """Whether its volumes have both contrasts of WATER_FAT."""
+    return set(WATER_FAT) <= set(cohort.contrasts)
 
 
 def without_fold(cohort: str) -> str:
@@ -392,9 +465,9 @@ def given_contrasts(value: str, contrasts: Sequence[str], where: str = "contrast
 
 
 def raw_folder(config: Config, cohort: str, results: Path, data_root: Path | None = None) -> Path:
-    """Folder that a cohort is read from: below `results` where it is made or stripped by us, else the user's own."""
+    """Folder that a cohort is read from: below `results` where it is made, stripped or stitched by us, else the user's own."""
     entry = config.cohorts[cohort]
-    if entry.layout in EMBEDDED or entry.skull_strip:
+    if entry.layout in ("ukb", *EMBEDDED) or entry.skull_strip:
         return results / "raw" / cohort
     return source_folder(config, cohort, data_root)
 

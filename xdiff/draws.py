@@ -20,7 +20,7 @@ from xdiff.gaussian_device import supports
 from xdiff.kinds import Kinds
 from xdiff.local import Core, Estimate
 from xdiff.observation import NotEnoughSections, Point, choose_planes, leaves_enough_unseen, observe, well_filled
-from xdiff.planes import AXIS_NAMES, AnyPlane
+from xdiff.planes import AXES, AXIS_NAMES, AnyPlane, Projection
 from xdiff.registration import Warps, WarpSettings, fit_warps, mirrored
 from xdiff.resident import Volumes, observe_on, read
 from xdiff.view import View
@@ -109,8 +109,18 @@ class Draws:
             volume, foreground = volume.flip(1), foreground.flip(0)
             warp = None if warp is None else mirrored(warp)
         volume, foreground = self.settings.augment(volume, foreground, spacing, rng, warp)
+        if self.store.projection:
+            volume, planes = self._projected(volume)
+            return self.case(subject, volume, foreground, planes, [self.store.projection.contrast], donor)
         planes = self._planes(rng, foreground.cpu().numpy(), spacing)
         return self.case(subject, volume, foreground, planes, self.settings.contrasts(self.store.contrasts, rng), donor)
+
+    def _projected(self, volume: Tensor) -> tuple[Tensor, list[AnyPlane]]:
+        """A volume (C, X, Y, Z) whose projection was bent with the rest and is made constant along its axis again; its plane."""
+        c, axis = self.store.contrasts.index(self.store.projection.contrast), AXES[self.store.projection.axis]
+        volume = volume.clone()
+        volume[c] = volume[c].mean(dim=axis, keepdim=True)
+        return volume, [Projection.of(axis, self.store.shape[axis])]
 
     def _donor(self, subject: str, rng: np.random.Generator) -> tuple[str | None, Tensor | None]:
         """Whose shape the volume takes, and the displacement (3, X, Y, Z) in voxels that gives it; mostly neither."""
@@ -173,21 +183,24 @@ class Checks:
 
     def __init__(self, draws: Draws, split: Split, ks: Sequence[int], count: int) -> None:
         self.cases: list[tuple[str, int, Draw, float]] = []
+        projection = draws.store.projection
+        points = [Point(k, "axial", "uniform", 0.0, 1, "mean", 0) for k in ks]
+        points = [Point(1, projection.axis, "projection", 0.0, 1, "mean", 0)] if projection else points
+        given = [projection.contrast] if projection else None
         sides = {"validation": split.side("val")[:count], "training": draws.subjects[:count]}
         for side, subjects in sides.items():
             for subject in subjects:
                 volume, foreground = read(draws.store, subject, draws.core.device)
                 inside = foreground.cpu().numpy()
-                for k in ks:
-                    point = Point(k, "axial", "uniform", 0.0, 1, "mean", 0)
+                for point in points:
                     try:
                         planes = choose_planes(point, inside, None, draws.store.spacing_mm(subject), subject)
                     except NotEnoughSections:
                         continue
                     if not leaves_enough_unseen(planes, inside):
                         continue
-                    draw = draws.case(subject, volume, foreground, planes)
-                    self.cases.append((side, k, draw, unseen_psnr(draw, draw.known.gaussian)))
+                    draw = draws.case(subject, volume, foreground, planes, given)
+                    self.cases.append((side, point.K, draw, unseen_psnr(draw, draw.known.gaussian)))
 
     def score(self, reconstruct: Callable[[Draw], Tensor]) -> dict[str, dict[int, dict[str, float]]]:
         """side -> K -> mean PSNR (dB, region unseen) of `reconstruct(draw)` (C, X, Y, Z), and of the gaussian row."""
@@ -208,6 +221,6 @@ def mean_gain(scores: dict[str, dict[int, dict[str, float]]]) -> float:
 
 def unseen_psnr(draw: Draw, volume: Tensor) -> float:
     """Squared error over all non-given voxels per non-given foreground voxel, in dB of the observation's scale."""
-    hidden = ~draw.view.mask
-    squares = ((volume - draw.truth)[:, hidden] ** 2).sum() / (len(volume) * (hidden & draw.foreground).sum())
+    hidden = ~(draw.view.mask & draw.view.given[:, None, None, None])
+    squares = ((volume - draw.truth)[hidden] ** 2).sum() / (hidden & draw.foreground).sum()
     return float(-10 * torch.log10(squares))

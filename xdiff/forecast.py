@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xdiff.bench import REPOSITORY, Step, steps
-from xdiff.config import EMBEDDED, Config, Job, MethodEntry, has_anatomy, parts_of, source_folder
+from xdiff.config import EMBEDDED, Config, Job, MethodEntry, has_water_fat, parts_of, source_folder
 from xdiff.data.cohorts import find_subjects
 from xdiff.data.gaussian_field import field_names
 from xdiff.data.joint import join_splits
+from xdiff.data.phantom_body import phantom_body_names
 from xdiff.data.phantom_brain import phantom_names
+from xdiff.data.phantom_knee import phantom_knee_names
 from xdiff.data.split import Split, read_split, split_by_rule
+from xdiff.data.ukb_names import find_archives
 from xdiff.errors import InputError
 from xdiff.observation import Point, points_of
 from xdiff.train import load_module
@@ -117,8 +120,10 @@ class Forecast:
             yield Line(step.stage, step.place, step.at, counted=False, notes=["tables of scores and panels alone"], after=scored)
 
     def _split(self, step: Step) -> Line:
-        embedded = self.config.cohorts[step.at[0]].layout in EMBEDDED
-        line = Line(step.stage, step.place, step.at, counted=embedded, notes=[] if embedded else ["reads names of files alone"])
+        layout = self.config.cohorts[step.at[0]].layout
+        embedded = layout in EMBEDDED
+        notes = [] if embedded else ["stitching before it is not counted" if layout == "ukb" else "reads names of files alone"]
+        line = Line(step.stage, step.place, step.at, counted=embedded, notes=notes)
         if embedded:
             line.add(None, 1, f"generate {step.at[0]}")
         return line
@@ -266,7 +271,7 @@ class Forecast:
         yield line
         scored = Line("evaluate", line.place, step.at, volumes=volumes, at_most=line.at_most, after=[line.name])
         scored.add(self.costs.find(self._wanted("evaluate", job.cohort, job.grid)), volumes, "evaluate")
-        if has_anatomy(self.config.cohorts[job.cohort]):
+        if has_water_fat(self.config.cohorts[job.cohort]):
             scored.missing.append("anatomy")
         yield scored
 
@@ -303,13 +308,16 @@ def planned_split(config: Config, cohort: str, data_root: Path | None = None) ->
     if not root.is_dir():
         wanted = f"one of the two, to count subjects: cohorts.{cohort}.split.file, or the raw folder below --data-root"
         raise InputError(f"cohorts.{cohort}", f"no split.file and no folder {root}", wanted)
+    if entry.layout == "ukb":  # not stitched yet
+        return split_by_rule([one.subject for one in find_archives(root) if one.subject not in entry.exclude], entry.split)
     return split_by_rule([files.subject for files in find_subjects(entry, root)], entry.split)
 
 
 def _embedded_names(cohort: str, layout: str, generate: dict[str, Any]) -> Sequence[str]:
-    key = "n_patients" if layout == "phantom-brain" else "n_subjects"
+    key = "n_subjects" if layout == "gaussian-field" else "n_patients"
     if key not in generate:
         raise InputError(f"cohorts.{cohort}.generate", f"no key {key!r}", "the number that is generated")
     if layout == "phantom-brain":
         return phantom_names(generate[key], *([generate["followups"]] if "followups" in generate else []))
-    return field_names(generate[key])
+    names = {"phantom-body": phantom_body_names, "phantom-knee": phantom_knee_names, "gaussian-field": field_names}
+    return names[layout](generate[key])

@@ -11,7 +11,7 @@ from xdiff.data.store import Store
 from xdiff.gaussian import FIT_K, LinearGaussian, Posterior, as_half
 from xdiff.kriging import kriging_weights, spread_residual
 from xdiff.observation import NotEnoughSections, Point, choose_planes, leaves_enough_unseen, observe
-from xdiff.planes import AXIS_NAMES, Plane, stack
+from xdiff.planes import AXES, AXIS_NAMES, Plane, Projection, stack
 
 LAMBDAS = np.geomspace(1e-5, 10.0, 25)
 MAX_ROWS_MIB = 2048
@@ -61,6 +61,9 @@ def fit(
         rows = with_mirror(np.concatenate([rows[: len(subjects)], as_half(added[0])]))
         patients += added[1]
     model = LinearGaussian(rows, patients=tuple(patients))
+    if store.projection:
+        _fit_projection(model, store, subjects, n_checked)
+        return model
     for axis in range(3):
         for j, k in enumerate(FIT_K):
             _fit_point(model, store, subjects, axis, j, k, n_checked)
@@ -76,7 +79,7 @@ def _fit_point(model: LinearGaussian, store: Store, subjects: list[str], axis: i
             for table in (model.lambdas, model.lengths_mm, model.inflation):
                 table[axis, j] = table[axis, j - 1]
         return
-    errors = np.mean([_ridge_errors(model, i, planes) for i, planes in cases[:: -(-len(cases) // MAX_LEFT_OUT)]], axis=0)
+    errors = np.mean([_section_errors(model, *case) for case in cases[:: -(-len(cases) // MAX_LEFT_OUT)]], axis=0)
     ridge = LAMBDAS[int(np.argmin(errors))]
     left_out = [LeftOut(model, store, subjects, i, p) for i, p in cases[:: max(1, len(cases) // n_checked)][:n_checked]]
     ridges = ridge * RIDGE_FACTORS
@@ -85,26 +88,56 @@ def _fit_point(model: LinearGaussian, store: Store, subjects: list[str], axis: i
     ridge, length = ridges[best_ridge], LENGTHS_MM[best_length]
     model.lambdas[axis, j], model.lengths_mm[axis, j] = ridge, length
     # three volumes are enough for one number that is averaged over every voxel
-    missed = np.mean([case.squares(ridge, length)[:, case.hidden].mean() for case in left_out[:3]])
-    predicted = np.mean([_mean_variance(Posterior(model, case.observation), case.hidden) for case in left_out[:3]])
-    model.inflation[axis, j] = missed / predicted
+    model.inflation[axis, j] = _inflation(model, left_out[:3], ridge, length)
+
+
+def _fit_projection(model: LinearGaussian, store: Store, subjects: list[str], n_checked: int) -> None:
+    """Set lambda and inflation for the one thing that is given of this cohort, its projection. Nothing is spread: L is of no
+    consequence."""
+    axis, length_mm = AXES[store.projection.axis], float(model.lengths_mm[0, 0])
+    given = [name == store.projection.contrast for name in store.contrasts]
+    planes = [Projection.of(axis, store.shape[axis])]
+    gram = model.gram(planes, given)
+    unseen = sum(model.section_grams(axis, c).sum(axis=0) for c, carried in enumerate(given) if not carried)
+    rows = range(len(subjects))
+    step = -(-len(rows) // MAX_LEFT_OUT)
+    model.lambdas[:] = LAMBDAS[int(np.argmin(np.mean([_ridge_errors(model, i, gram, unseen) for i in rows[::step]], axis=0)))]
+    left_out = [LeftOut(model, store, subjects, i, planes, [store.projection.contrast]) for i in rows[:n_checked]]
+    model.inflation[:] = _inflation(model, left_out, float(model.lambdas[0, 0]), length_mm)
+
+
+def _inflation(model: LinearGaussian, left_out: Sequence[LeftOut], ridge: float, length_mm: float) -> float:
+    """Squared error over the variance that the model predicts."""
+    missed = np.mean([case.squares(ridge, length_mm)[case.hidden].mean() for case in left_out])
+    predicted = np.mean([_mean_variance(Posterior(model, case.observation), case.hidden) for case in left_out])
+    return float(missed / predicted)
 
 
 def _mean_variance(posterior: Posterior, hidden: np.ndarray) -> float:
-    """Of the voxels `hidden` (X, Y, Z) in all contrasts; where there are many, of VARIANCE_VOXELS spread evenly among them."""
-    voxels = np.flatnonzero(np.broadcast_to(hidden, posterior.model.rows.shape[1:]))
+    """Of the voxels `hidden` (C, X, Y, Z); where there are many, of VARIANCE_VOXELS spread evenly among them."""
+    voxels = np.flatnonzero(hidden)
     return float(posterior.variance_at(voxels[:: -(-len(voxels) // VARIANCE_VOXELS)]).mean())
 
 
 class LeftOut:
-    """One training volume seen through given sections of one axis, estimated from all others."""
+    """One training volume seen through given sections of one axis, or one projection, estimated from all others. given: names of
+    the contrasts that these carry, all where None. `hidden` (C, X, Y, Z) bool: foreground that nothing was seen of."""
 
-    def __init__(self, model: LinearGaussian, store: Store, subjects: list[str], row: int, planes: list[Plane]) -> None:
+    def __init__(
+        self,
+        model: LinearGaussian,
+        store: Store,
+        subjects: list[str],
+        row: int,
+        planes: list[Plane],
+        given: Sequence[str] | None = None,
+    ) -> None:
         self.model, self.volume, self.keep = model, model.rows[row].astype(np.float32), model.without(row)
         spacing = store.spacing_mm(subjects[row])
-        self.observation = observe(self.volume, planes, store.contrasts, spacing, store.frame, "none")
-        self.gram, self.inner = model.gram(planes), model.inner(self.observation)
-        self.hidden = store.foreground(subjects[row]) & ~self.observation.mask
+        self.observation = observe(self.volume, planes, store.contrasts, spacing, store.frame, "none", given)
+        carried = self.observation.given
+        self.gram, self.inner = model.gram(planes, carried), model.inner(self.observation)
+        self.hidden = store.foreground(subjects[row]) & ~(self.observation.mask & np.array(carried)[:, None, None, None])
 
     def errors(self, ridges: np.ndarray, lengths_mm: Sequence[float]) -> np.ndarray:
         """Sum of squares (R, L) over the unseen voxels for every lambda and L.
@@ -141,11 +174,15 @@ def _planes(point: Point, store: Store, subject: str) -> list[Plane] | None:
     return planes if leaves_enough_unseen(planes, store.foreground(subject)) else None
 
 
-def _ridge_errors(model: LinearGaussian, row: int, planes: list[Plane]) -> np.ndarray:
-    """Squared error (len(LAMBDAS),) over the unseen voxels of one left-out volume, for every lambda: w F w - 2 w F_i + F_ii."""
+def _section_errors(model: LinearGaussian, row: int, planes: list[Plane]) -> np.ndarray:
     gram = model.gram(planes)
+    return _ridge_errors(model, row, gram, model.full_gram() - gram)
+
+
+def _ridge_errors(model: LinearGaussian, row: int, gram: np.ndarray, unseen: np.ndarray) -> np.ndarray:
+    """Squared error (len(LAMBDAS),) over the unseen voxels of one left-out volume, for every lambda: w F w - 2 w F_i + F_ii.
+    Gram matrices P of what is given and F of what is not, (M, M)."""
     weights = model.weights_for(gram, gram[row], LAMBDAS, model.without(row))
-    unseen = model.full_gram() - gram
     quadratic = np.einsum("rm,mn,rn->r", weights, unseen, weights)
     return quadratic - 2 * weights @ unseen[row] + unseen[row, row]
 

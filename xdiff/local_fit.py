@@ -56,7 +56,8 @@ class CoreSettings:
 
 
 class Case(NamedTuple):
-    """Voxels of one observation: features (C, n, F), residuals (C, n) in the observation's units, and their mean square."""
+    """Voxels of one observation: features (C, n, F), residuals (C, n) in the observation's units, and their mean square, without
+    the contrast that is a projection: it is known."""
 
     columns: np.ndarray
     wanted: np.ndarray
@@ -119,7 +120,10 @@ def _cases(core: Core, store: Store, subjects: list[str], size: tuple[int, int],
 
     def one(number: int) -> Case | None:
         rng = np.random.default_rng([seed, 77, number])
-        point = Point(FIT_K[number % len(FIT_K)], AXIS_NAMES[rng.integers(3)], *KINDS.policy(rng), 1, "mean", number)
+        if store.projection:
+            point = Point(1, store.projection.axis, "projection", 0.0, 1, "mean", number)
+        else:
+            point = Point(FIT_K[number % len(FIT_K)], AXIS_NAMES[rng.integers(3)], *KINDS.policy(rng), 1, "mean", number)
         return _case(core, store, subjects[rng.integers(len(subjects))], point, size[1], rng)
 
     core.prepare()
@@ -138,18 +142,19 @@ def _case(core: Core, store: Store, subject: str, point: Point, voxels: int, rng
         return None
     if not leaves_enough_unseen(planes, foreground):
         return None
-    given = KINDS.contrasts(store.contrasts, rng)
+    given = [store.projection.contrast] if store.projection else KINDS.contrasts(store.contrasts, rng)
     observation = observe(volume, planes, store.contrasts, store.spacing_mm(subject), store.frame, store.norm, given)
     keep = core.linear.without_patient(patient_of(subject))
     parts = [torch.from_numpy(a).to(core.device) for a in core.linear.estimate_parts(observation, keep)]
     prior, view = core.prior(parts[0], keep), View.of(observation, core.device)
     residual = torch.from_numpy(volume / observation.scale[:, None, None, None]).to(core.device) - parts[0]
-    hidden = seen_something(parts[0], prior) & ~view.known.any(dim=0)
+    of = [c for c, name in enumerate(store.contrasts) if not store.projection or name != store.projection.contrast]
+    hidden = seen_something(parts[0], prior) & ~view.known[of].any(dim=0)
     chosen = torch.from_numpy(rng.choice(np.flatnonzero(hidden.cpu().numpy()), voxels)).to(core.device)
     with torch.inference_mode():
-        found = [[f.expand(view.shape).flatten()[chosen] for f in features(view, *parts, prior, c)] for c in range(len(volume))]
+        found = [[f.expand(view.shape).flatten()[chosen] for f in features(view, *parts, prior, c)] for c in of]
     columns = torch.stack([torch.stack(of_contrast, dim=1) for of_contrast in found])
-    wanted, square = residual.flatten(1)[:, chosen], (residual[:, hidden] ** 2).mean()
+    wanted, square = residual[of].flatten(1)[:, chosen], (residual[of][:, hidden] ** 2).mean()
     return Case(columns.cpu().numpy(), wanted.cpu().numpy(), float(square))
 
 

@@ -11,7 +11,19 @@ import numpy as np
 
 from xdiff.config import OWN_NUMBER, Sweep
 from xdiff.errors import InputError
-from xdiff.planes import AXES, AnyPlane, Plane, along, common_axis, cut, distance_mm, evidence, linear_weights, per_section
+from xdiff.planes import (
+    AXES,
+    AnyPlane,
+    Plane,
+    Projection,
+    along,
+    common_axis,
+    cut,
+    distance_mm,
+    evidence,
+    linear_weights,
+    per_section,
+)
 from xdiff.seen import known_exactly, share_seen
 from xdiff.stacks import stacks, tilted_stack
 
@@ -62,8 +74,8 @@ class Observation:
 
     @property
     def known(self) -> np.ndarray:
-        """(C, X, Y, Z) bool: voxels whose value is given exactly: those of thin sections of the array's axes, in the contrasts
-        that are given; nothing in the others."""
+        """(C, X, Y, Z) bool: voxels whose value is given exactly: those of thin sections of the array's axes, and all of a
+        projection, in the contrasts that are given; nothing in the others."""
         return known_exactly(self.planes, self.shape) & np.array(self.given)[:, None, None, None]
 
     @cached_property
@@ -171,8 +183,10 @@ def choose_planes(
     among the three axes as evenly as they go, the point's own first, then axial, coronal, sagittal, and uniform along each
     (K = 3: a localizer); every_fifth: every fifth section of the foreground from the third on, at least FEWEST; swap: the
     uniform ones, to be cut out of another patient's volume (the harness does that); tilted: K parallel oblique ones
-    (stacks.tilted_stack), uniform along their normal, thin.
+    (stacks.tilted_stack), uniform along their normal, thin. projection: the mean along the whole axis, K = 1.
     """
+    if point.policy == "projection":
+        return [Projection.of(AXES[point.axis], foreground.shape[AXES[point.axis]])]
     if point.policy == "tilted":
         if point.thickness_mm > 0:
             raise NotEnoughSections(f"{subject}: tilted sections are thin, thickness_mm is {point.thickness_mm:g}")
@@ -241,8 +255,11 @@ def leaves_enough_unseen(planes: Sequence[AnyPlane], foreground: np.ndarray) -> 
     """False where less than a quarter of the foreground stays unseen: such a K is left out and listed, never shrunk.
 
     Sections of one axis: a quarter of the foreground's sections; of a thick one, what its box covers counts, parts of sections
-    too. Others: a quarter of the foreground's voxels, oblique sections counting as one voxel thick.
+    too. Others: a quarter of the foreground's voxels, oblique sections counting as one voxel thick. A projection shows no voxel.
     """
+    planes = [p for p in planes if not isinstance(p, Projection)]
+    if not planes:
+        return True
     axis = common_axis(planes)
     seen = share_seen(planes, foreground.shape)
     if axis is None:

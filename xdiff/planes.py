@@ -56,6 +56,11 @@ class Plane:
         """Where along its axis, for tables."""
         return str(self.index)
 
+    @property
+    def exact(self) -> bool:
+        """Whether it says what voxels are; a thick section only says what they are on average."""
+        return self.thin
+
     def profile(self, length: int) -> list[tuple[int, float]]:
         """(row, weight) pairs of the box average along the axis; weights add up to 1, rows outside the volume are dropped."""
         if not 0 <= self.index < length:
@@ -85,6 +90,28 @@ class Plane:
 
 
 @dataclass(frozen=True)
+class Projection(Plane):
+    """The projection along `axis`, the mean of every line of voxels, of a contrast that is constant along it: what it shows of a
+    voxel is the voxel's value, in that contrast. Make it with `of`: a box about the middle row that covers all."""
+
+    @classmethod
+    def of(cls, axis: int, length: int) -> Projection:
+        return cls(axis, length // 2, length + 1 - length % 2)
+
+    @property
+    def exact(self) -> bool:
+        return True
+
+    @property
+    def name(self) -> str:
+        return f"projection:{AXIS_NAMES[self.axis]}/{self.index}x{self.thickness:g}"
+
+    def distance_mm(self, shape: Sequence[int], spacing_mm: Sequence[float]) -> np.ndarray:
+        """Half the box everywhere: as far as what it shows of another contrast can be from where it belongs."""
+        return along(np.full(shape[self.axis], self.thickness / 2 * spacing_mm[self.axis]), self.axis)
+
+
+@dataclass(frozen=True)
 class ObliquePlane:
     """A section at any pose: pixel (i, j) lies at voxel `centre + (i - (h-1)/2) u + (j - (w-1)/2) v`, trilinear.
 
@@ -96,7 +123,7 @@ class ObliquePlane:
     v: tuple[float, float, float]
     size: tuple[int, int]
 
-    thin = False
+    thin = exact = False
 
     @property
     def name(self) -> str:
@@ -170,10 +197,14 @@ def parse_plane(name: str) -> AnyPlane:
             *pose, size = rest.split("/")
             (a, b, c, *u), (h, w) = map(float, pose), map(int, size.split("x"))
             return ObliquePlane((a, b, c), _triple(u[:3]), _triple(u[3:]), (h, w))
+        if kind == "projection":
+            axis, _, box = rest.partition("/")
+            index, thickness = map(int, box.split("x"))
+            return Projection(AXES[axis], index, thickness)
         index, _, thickness = rest.partition("x")
         return Plane(AXES[kind], int(index), float(thickness or 1))
     except (KeyError, ValueError) as error:
-        expected = "axial:N, coronal:N or sagittal:N, xT for a thickness, or oblique: centre, u and v joined by / and HxW"
+        expected = "AXIS:N, as axial:12, xT for a thickness, projection:AXIS/NxT, or oblique: centre, u, v joined by / and HxW"
         raise InputError("name of a given plane", repr(name), expected) from error
 
 
@@ -243,10 +274,10 @@ def linear_weights(indices: Sequence[int], length: int) -> np.ndarray:
 def project(volume: Array, sections: Sequence[Array], planes: Sequence[AnyPlane], given: Sequence[bool] | None = None) -> Array:
     """Nearest volume to `volume` (C, X, Y, Z) that agrees with the data, V + A^+ (y - A V).
 
-    Thin axis-aligned planes: the given values themselves (bit-exact; where planes cross, their mean). Sections of one axis of
-    which some are thick: A^+ is a matrix along that axis. Thick sections of several axes, oblique ones: least squares, step
-    by step. In all cases also where sections contradict each other. Tensors where planes are axis-aligned and either all
-    thin or of one axis; sections are then tensors on the same device.
+    Thin axis-aligned planes, and projections: the given values themselves (bit-exact; where planes cross, their mean). Sections
+    of one axis of which some are thick: A^+ is a matrix along that axis. Thick sections of several axes, oblique ones: least
+    squares, step by step. In all cases also where sections contradict each other. Tensors where planes are axis-aligned and
+    either all thin or of one axis; sections are then tensors on the same device.
     given: which contrasts the sections carry, all where None; the others stay as they are.
     """
     if given is not None and not all(given):
@@ -255,7 +286,7 @@ def project(volume: Array, sections: Sequence[Array], planes: Sequence[AnyPlane]
         result[chosen] = project(volume[chosen], [s[chosen] for s in sections], planes)
         return result
     axis = common_axis(planes)
-    if all(plane.thin for plane in planes):
+    if all(plane.exact for plane in planes):
         return _paste(volume, sections, planes)
     if axis is not None:
         return _project_along(volume, sections, planes, axis)
@@ -271,7 +302,7 @@ def _paste(volume: Array, sections: Sequence[Array], planes: Sequence[Plane]) ->
         given, mask = evidence(sections, planes, volume.shape[1:])
         return np.where(mask, given.astype(volume.dtype), volume)
     seen = volume.new_tensor(coverage(planes, volume.shape[1:]))
-    return (adjoint(sections, planes, volume) / seen.clamp(min=1)).where(seen > 0, volume)
+    return (adjoint(sections, planes, volume) / seen.where(seen > 0, 1)).where(seen > 0, volume)
 
 
 def _project_along(volume: Array, sections: Sequence[Array], planes: Sequence[Plane], axis: int) -> Array:

@@ -96,7 +96,7 @@ def _along_axes(
             continue
         lines = (
             profiles(own, shape[axis]).sum(axis=0),
-            np.isin(np.arange(shape[axis]), [p.index for p in own if p.thin]),
+            (profiles([p for p in own if p.exact], shape[axis]) > 0).any(axis=0),
             np.min([p.distance_mm(shape, spacing_mm).ravel() for p in own], axis=0).astype(np.float32),
         )
         weight, exact, away = (torch.from_numpy(along(line, axis)).to(device) for line in lines)

@@ -178,7 +178,7 @@ def _exact(volume: np.ndarray, shown: np.ndarray, observation: Observation, scal
     """Raw volume in which given voxels that are off by rounding alone (divided by the scale and multiplied again) have
     their exact values back; a larger difference is the method's own and stays."""
     raw = _raw(volume, scale)
-    if not all(p.thin for p in observation.planes):
+    if not all(p.exact for p in observation.planes):
         return raw
     rounding = observation.known & (np.abs(raw - shown) <= 1e-5 * scale[:, None, None, None])
     return np.where(rounding, shown, raw)
@@ -194,7 +194,8 @@ def _write(raw: np.ndarray, store: Store, subject: str, stem: Path) -> Path:
 
 def _check_fits(config: dict, store: Store, weights: Path) -> None:
     """Weights made for another array, frame or other contrasts are refused, not bent to fit."""
-    wanted = {"shape": list(store.shape), "spacing_mm": store.info["spacing_mm"], "contrasts": list(store.contrasts)}
+    contrasts = store.contrasts if config["trained_on"] == store.cohort else store.known_as
+    wanted = {"shape": list(store.shape), "spacing_mm": store.info["spacing_mm"], "contrasts": list(contrasts)}
     for key, found in {**wanted, "norm": store.norm, "frame": store.frame}.items():
         if config[key] != found:
             raise InputError(weights, f"weights for {key} {config[key]}", f"{found} as {store.folder}")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xdiff.planes import AnyPlane, Plane, coverage
+from xdiff.planes import AnyPlane, Plane, Projection, coverage
 
 
 def counts_as_given(planes: Sequence[AnyPlane], shape: Sequence[int]) -> np.ndarray:
@@ -18,16 +18,21 @@ def counts_as_given(planes: Sequence[AnyPlane], shape: Sequence[int]) -> np.ndar
 
     Of a thin section of an axis every voxel. Of an oblique one about one layer: the voxels that lie within half a voxel of it.
     Of a thick section those that make up more than half of the average: one row in the middle where it is thinner than two
-    sections, none where it is thicker, because an average of several voxels does not say what any of them is.
+    sections, none where it is thicker, because an average of several voxels does not say what any of them is. Of
+    a projection every voxel: it is of a contrast that is constant along it.
     """
+    if any(isinstance(plane, Projection) for plane in planes):
+        return np.ones(tuple(shape), dtype=bool)
     return coverage(planes, shape) > 0.5 + 1e-6
 
 
 def known_exactly(planes: Sequence[AnyPlane], shape: Sequence[int]) -> np.ndarray:
-    """Voxels (X, Y, Z) bool of the thin sections of an axis; what others show are averages or interpolations."""
+    """Voxels (X, Y, Z) bool of the thin sections of an axis, all of a projection; of others, averages are known."""
     known = np.zeros(tuple(shape), dtype=bool)
     for plane in planes:
-        if plane.thin:
+        if isinstance(plane, Projection):
+            known[...] = True
+        elif plane.thin:
             plane.cut(known[None])[...] = True
     return known
 

@@ -63,8 +63,8 @@ class View:
 
     @property
     def exact(self) -> bool:
-        """Whether whatever is given is known exactly: thin sections of the array's axes."""
-        return all(p.thin for p in self.planes)
+        """Whether whatever is given is known exactly: thin sections of the array's axes, projections."""
+        return all(p.exact for p in self.planes)
 
     @cached_property
     def sides(self) -> tuple[Sides, ...]:

@@ -75,6 +75,13 @@ def read_volume(path: Path | str) -> Volume:
     return Volume(_voxels(image, path), np.asarray(image.affine, dtype=np.float64), path)
 
 
+def read_image(path: Path | str) -> Volume:
+    """Read an image that is kept as a volume of one section, such as (X, 1, Z), as `read_volume` reads volumes."""
+    path = Path(path)
+    image = nib.as_closest_canonical(_open(path, flat=True))
+    return Volume(_voxels(image, path), np.asarray(image.affine, dtype=np.float64), path)
+
+
 def read_labels(path: Path | str, allowed: set[int], like: Volume) -> Volume:
     """Read an integer label map (X, Y, Z) uint8 that must lie on the same voxels as `like`."""
     volume = read_volume(path)
@@ -129,12 +136,12 @@ def read_header(path: Path | str, channels: int = 1) -> Header:
     return Header(path, shape, affine, header.get_data_dtype().name, "".join(nib.orientations.ornt2axcodes(turn)))
 
 
-def _open(path: Path, channels: int = 1) -> nib.Nifti1Image:
+def _open(path: Path, channels: int = 1, flat: bool = False) -> nib.Nifti1Image:
     """The image, once its header has passed every check. Never holds more bytes than the header asks for, plus a chunk."""
     with _damage_named(path):
         with _stream(path) as stream:
             data = bytearray(stream.read(LARGEST_HEADER))
-            header, raw = _header(data, path, channels)
+            header, raw = _header(data, path, channels, flat)
             # beyond the last voxel too: a surplus contradicts the header, and a .gz compares its checksum at its very end
             while len(data) <= bytes_expected(raw) and (more := stream.read(CHUNK)):
                 data += more
@@ -160,7 +167,7 @@ def _stream(path: Path) -> BinaryIO:
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
 
 
-def _header(data: bytes, path: Path, channels: int = 1) -> tuple[nib.Nifti1Header, np.void]:
+def _header(data: bytes, path: Path, channels: int = 1, flat: bool = False) -> tuple[nib.Nifti1Header, np.void]:
     """The checked header and its fields as they are stored: nibabel turns -2 mm into 2 mm and 0 into 1 mm without an error."""
     for kind, magic in ((nib.Nifti1Header, b"n+1\0"), (nib.Nifti2Header, b"n+2\0\r\n\032\n")):
         layout = kind.template_dtype
@@ -171,7 +178,7 @@ def _header(data: bytes, path: Path, channels: int = 1) -> tuple[nib.Nifti1Heade
         for order in "<>":
             raw = np.frombuffer(block, layout.newbyteorder(order))[0]
             if int(raw["sizeof_hdr"]) == layout.itemsize:
-                check_fields(raw, path, channels)
+                check_fields(raw, path, channels, flat)
                 header = kind(block, endianness=order, check=False)
                 if header["pixdim"][0] == 0:
                     header["pixdim"][0] = 1  # as the standard says; the only thing that is mended

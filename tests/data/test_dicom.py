@@ -20,7 +20,7 @@ from xdiff.data.check import check
 from xdiff.data.cohorts import find_subjects, read_subject
 from xdiff.data.dicom import files_below, read_series, read_slices
 from xdiff.data.dicom_elements import check_lengths
-from xdiff.data.preprocess import preprocess
+from xdiff.data.preprocess import preprocess, to_grid
 from xdiff.data.split import split_by_count
 from xdiff.data.store import Store
 from xdiff.errors import InputError
@@ -383,6 +383,23 @@ def test_a_dicom_cohort_reaches_the_store_in_its_place(tmp_path: Path) -> None:
     preprocess(*arguments, tmp_path / "out")
     after = Store(tmp_path / "out").index["sha256"].tolist()
     assert after[0] == before[0] and after[1] != before[1]
+
+
+def test_native_sagittal_sections_of_a_knee_come_to_the_grid_unmixed(tmp_path: Path) -> None:
+    """Sagittal slices of 3 mm with pixels of 0.5 mm, each of one value, at a grid of 0.7 mm: none is made between them."""
+    for k in range(SLICES):
+        pixels, place = np.full((16, 14), 100 * (k + 1), np.int16), ORIGIN + 3.0 * k * np.cross(*SAGITTAL)
+        more = {"spacing": (0.5, 0.5), "number": k, "description": "SAG PD TSE"}
+        write_slice(tmp_path / f"knee/{k}", pixels, place, SAGITTAL.ravel(), **more)
+    cohort = Cohort("dicom", ("pd",), series={"pd": "sag.*pd"}, foreground="all")
+    (files,) = find_subjects(cohort, tmp_path)
+    subject = read_subject(files, cohort)
+    np.testing.assert_allclose(np.linalg.norm(subject.affine[:3, :3], axis=0), (3.0, 0.5, 0.5))
+    images, _, mask, affine, cropped = to_grid(subject, Grid((SLICES, 8, 9), 0.7, native_axis="sagittal"), None)
+    # the normal of SAGITTAL is that of RAS+, to the right
+    assert [np.unique(section).tolist() for section in images[0]] == [[100 * (k + 1)] for k in range(SLICES)]
+    np.testing.assert_allclose(np.linalg.norm(affine[:3, :3], axis=0), (3.0, 0.7, 0.7))
+    assert mask.all() and cropped < 0.5
 
 
 def test_sources_are_all_files_so_that_a_changed_slice_is_noticed(tmp_path: Path) -> None:

@@ -318,3 +318,35 @@ def test_sources_are_each_file_once() -> None:
     image, mask = Path("a.nii"), Path("m.nii")
     assert Files("s", {"x": image, "y": image}, mask).sources == [image, mask]
     assert Files("s", {"x": image}, None).sources == [image]
+
+
+# Our own folders ----------------------------------------------------------------------------------------------------
+
+
+def stitched(root: Path, name: str, suffixes: tuple[str, ...], end: str = ".nii.gz") -> None:
+    for factor, suffix in enumerate(suffixes, 1):
+        array = stripes((1, 2)) if suffix == "parts" else head(factor)
+        save(root / name / f"{name}_{suffix}{end}", array)
+
+
+def test_stitched_folders_are_found_by_name_and_suffix(tmp_path: Path) -> None:
+    cohort = Cohort("phantom-knee", ("pd", "pdfs"), labels=Labels("parts", {1: "femur", 2: "tibia"}), exclude=("knee-00002",))
+    for name in ("knee-00001", "knee-00000", "knee-00002"):
+        stitched(tmp_path, name, ("pd", "pdfs", "parts"), ".nii" if name.endswith("1") else ".nii.gz")
+    (tmp_path / "settings.json").write_text("{}")
+    found = find_subjects(cohort, tmp_path)
+    assert [files.subject for files in found] == ["knee-00000", "knee-00001"]
+    assert [path.name for path in found[1].images.values()] == ["knee-00001_pd.nii", "knee-00001_pdfs.nii"]
+    subject = read_subject(found[0], cohort)
+    assert subject.images[1].max() == 2 * subject.images[0].max()
+    assert set(np.unique(subject.labels)) == {0, 1, 2}
+
+
+def test_a_stitched_folder_without_a_contrast_is_named(tmp_path: Path) -> None:
+    stitched(tmp_path, "knee-00000", ("pd",))
+    cohort = Cohort("phantom-knee", ("pd", "pdfs"))
+    (files,) = find_subjects(cohort, tmp_path)
+    with pytest.raises(InputError, match="knee-00000_pdfs.nii.gz: found no such file, expected contrast pdfs of knee-00000"):
+        read_subject(files, cohort)
+    with pytest.raises(InputError, match=r"found no subject, expected at least one SUBJECT/SUBJECT_\{contrast\}.nii.gz"):
+        find_subjects(cohort, tmp_path / "knee-00000")

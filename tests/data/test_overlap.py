@@ -9,7 +9,7 @@ import yaml
 from conftest import PRESETS, REPOSITORY, overlays, snakemake
 
 from xdiff.config import Cohort, Config, load_config
-from xdiff.data.overlap import ANY_YEAR, MSD, TCGA, UPENN, collection_of, overlap_warnings, shared, warn_of_overlaps
+from xdiff.data.overlap import ANY_YEAR, FASTMRI, MSD, TCGA, UPENN, collection_of, overlap_warnings, shared, warn_of_overlaps
 from xdiff.plain import from_dict
 
 
@@ -29,6 +29,8 @@ from xdiff.plain import from_dict
         ("open", "bids", "https://msd-for-monai.s3-us-west-2.amazonaws.com/Task01_BrainTumour.tar", MSD),
         ("upenn_gbm", "bids", "", UPENN),
         ("tcga-lgg", "bids", "", TCGA),
+        ("knee-pdfs", "fastmri", "https://fastmri.med.nyu.edu", FASTMRI),
+        ("fast-mri", "fastmri", "", FASTMRI),
         ("brats-men", "brats", "", None),
         ("meningioma", "brats", "BraTS 2023", None),
         ("openneuro-ds002748", "bids", "https://openneuro.org", None),
@@ -36,7 +38,8 @@ from xdiff.plain import from_dict
     ],
 )
 def test_a_cohort_is_recognised_by_what_its_entry_says(name: str, layout: str, source: str, collection: str | None) -> None:
-    assert collection_of(name, Cohort(layout, ("t1n",), source=source)) == collection
+    series = {"t1n": "t1"} if layout == "fastmri" else {}
+    assert collection_of(name, Cohort(layout, ("t1n",), source=source, series=series)) == collection
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The rules `download`, `download_brats` and `card` as a user meets them: interrupted and taken up, gated, or not needed."""
+"""The rules that download, and `card`, as a user meets them: interrupted and taken up, gated, or not needed."""
 
 from __future__ import annotations
 
@@ -36,18 +36,30 @@ def test_an_interrupted_download_is_taken_up_and_never_repeated(tmp_path: Path) 
     assert again == {"data": 1, "split": 1, "preprocess": 1, "total": 3}  # neither the download nor the card again
 
 
-def test_a_gated_set_without_credentials_says_where_to_apply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SYNAPSE_AUTH_TOKEN", raising=False)
-    arguments = ["--configfile", PRESETS / "brats.yaml", "--config", f"data_root={tmp_path / 'raw'}", "--", "data"]
+@pytest.mark.parametrize(
+    ("preset", "target", "where", "variable", "by_hand"),
+    [
+        ("brats", "data", "https://www.synapse.org/#!Synapse:syn51156910", "SYNAPSE_AUTH_TOKEN", "brats/BraTS-GLI-00503-000"),
+        (
+            "knee",
+            "results/raw/fastmri-knee/downloaded.json",
+            "https://fastmri.med.nyu.edu",
+            "FASTMRI_LINKS",
+            "fastmri-knee/multicoil",
+        ),
+    ],
+    ids=["brats", "knee"],
+)
+def test_a_gated_set_without_credentials_says_where_to_apply(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str, target: str, where: str, variable: str, by_hand: str
+) -> None:
+    monkeypatch.delenv(variable, raising=False)
+    arguments = ["--configfile", PRESETS / f"{preset}.yaml", "--config", f"data_root={tmp_path / 'raw'}", "--", target]
     failed = snakemake(tmp_path, *arguments)
     assert failed.returncode != 0 and not (tmp_path / "raw").exists() and "Traceback" not in failed.stdout
     messages = [line for line in failed.stdout.splitlines() if line.startswith("error: ")]
     assert len(messages) == 1, failed.stdout[-2000:]
-    for part in (
-        "https://www.synapse.org/#!Synapse:syn51156910",
-        "SYNAPSE_AUTH_TOKEN",
-        f"{tmp_path / 'raw/brats'}/BraTS-GLI-00503-000",
-    ):
+    for part in (where, variable, f"{tmp_path / 'raw'}/{by_hand}"):
         assert part in messages[0]
 
 

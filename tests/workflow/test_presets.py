@@ -9,7 +9,7 @@ import pytest
 from conftest import PRESETS, REPOSITORY, UNDER, job_counts, overlays, snakemake
 from synthetic_metrics import ablation_metrics, sweep_metrics, write_metrics
 
-from xdiff.config import EMBEDDED, jobs, load_config, parts_of, segment_jobs
+from xdiff.config import EMBEDDED, HDF5, jobs, load_config, parts_of, segment_jobs
 
 CONFIGS = [REPOSITORY / "config.yaml", *sorted(PRESETS.glob("*.yaml"))]
 
@@ -31,9 +31,14 @@ def test_dry_run_plans_every_job(path: Path, tmp_path: Path) -> None:
     config = load_config([REPOSITORY / "config.yaml", *overlays(path)])
     wanted, masked = jobs(config), segment_jobs(config)
     stores = {(name, job.grid) for job in wanted for name in (job.cohort, *parts_of(job.trained_on))}
-    downloads = [config.cohorts[name].download for name in {name for name, _ in stores} if config.cohorts[name].download]
+    fetched = [config.cohorts[name] for name in {name for name, _ in stores} if config.cohorts[name].download]
+    knees = [entry for entry in fetched if entry.layout in HDF5]
+    downloads = [entry.download for entry in fetched if entry not in knees]
     expected = {
-        "download_brats": sum(bool(route.token_variable) for route in downloads),
+        "download_knee": len(knees),
+        "download_brats": sum(bool(route.token_variable) and route.kind != "ukb" for route in downloads),
+        "download_ukb": sum(route.kind == "ukb" for route in downloads),
+        "stitch": sum(config.cohorts[name].layout == "ukb" for name in {name for name, _ in stores}),
         "download": sum(not route.token_variable for route in downloads),
         "generate": len({name for name, _ in stores if config.cohorts[name].layout in EMBEDDED}),
         "split": len({name for name, _ in stores}),

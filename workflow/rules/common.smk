@@ -46,10 +46,12 @@ def root_of(cohort):
 
 def raw_of(cohort):
     """What must exist before a cohort can be read."""
-    return f"results/raw/{cohort}/stripped.txt" if CFG.cohorts[cohort].skull_strip else unstripped_of(cohort)
+    if CFG.cohorts[cohort].layout == "ukb":
+        return f"results/raw/{cohort}/stitched.txt"
+    return f"results/raw/{cohort}/stripped.txt" if CFG.cohorts[cohort].skull_strip else source_ready(cohort)
 
 
-def unstripped_of(cohort):
+def source_ready(cohort):
     """What must exist before the files that a cohort comes from can be read."""
     if CFG.cohorts[cohort].layout in xcfg.EMBEDDED:
         return f"results/raw/{cohort}/generated.txt"
@@ -111,16 +113,20 @@ def mask_tables():
 
 def anatomy_of(cohort, grid):
     """What the real bodies of a cohort measure, or nothing where its volumes are not of bodies."""
-    return f"results/metrics/{cohort}/{grid}/anatomy.tsv" if xcfg.has_anatomy(CFG.cohorts[cohort]) else []
+    return f"results/metrics/{cohort}/{grid}/anatomy.tsv" if xcfg.has_water_fat(CFG.cohorts[cohort]) else []
 
 
 def skipped_of(job):
     return f"results/samples/{folder_of(job)}/skipped-{SHARDS[0]}.tsv"
 
 
-# Cohorts with a public route: gated ones, and those that anybody may download
-GATED = [name for name, entry in CFG.cohorts.items() if entry.download and entry.download.token_variable]
-OPEN = [name for name, entry in CFG.cohorts.items() if entry.download and name not in GATED]
+# Cohorts with a route: knees, of UK Biobank, other gated ones, and those that anybody may download
+ROUTED = {name: entry for name, entry in CFG.cohorts.items() if entry.download}
+KNEES = [name for name, entry in ROUTED.items() if entry.layout in xcfg.HDF5]
+UKB = [name for name, entry in ROUTED.items() if entry.download.kind == "ukb"]
+GATED = [name for name, entry in ROUTED.items() if entry.download.token_variable and name not in KNEES + UKB]
+OPEN = [name for name in ROUTED if name not in GATED + KNEES + UKB]
+STITCHED = [name for name, entry in CFG.cohorts.items() if entry.layout == "ukb"]
 
 
 def source_of(cohort):

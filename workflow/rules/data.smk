@@ -26,7 +26,7 @@ rule generate:
 rule skull_strip:
     # Whole heads, stripped by a program that others keep. Volumes are not declared: the finished ones of a failed run are kept.
     input:
-        lambda wc: unstripped_of(wc.cohort),
+        lambda wc: source_ready(wc.cohort),
     output:
         "results/raw/{cohort}/stripped.txt",
     log:
@@ -46,6 +46,62 @@ rule skull_strip:
     shell:
         "(python -m xdiff.data strip --entry {params.entry:q} --root {params.root:q} --out $(dirname {output:q})"
         " && date > {output:q}) > {log:q} 2>&1"
+
+
+rule stitch_shard:
+    # Bad visits are left to `stitch`, so that they do not keep the other shards from their good ones.
+    input:
+        lambda wc: source_ready(wc.cohort),
+    output:
+        touch("results/raw/{cohort}/.shards/{shard}.done"),
+    log:
+        "results/logs/stitch_shard/{cohort}/{shard}.log",
+    benchmark:
+        "results/benchmarks/stitch_shard/{cohort}/{shard}.tsv"
+    wildcard_constraints:
+        cohort=any_of(STITCHED),
+    conda:
+        "../envs/xdiff.yaml"
+    threads: 2
+    resources:
+        mem_mb=lambda wc, threads: 2000 * threads,
+        runtime=600,
+        disk_mb=20000,
+    params:
+        entry=lambda wc: source_of(wc.cohort),
+        root=lambda wc: str(xcfg.source_folder(CFG, wc.cohort)),
+        shard=lambda wc: wc.shard.replace("-of-", "/"),
+    shell:
+        "OMP_NUM_THREADS=1 python -m xdiff.data stitch --entry {params.entry:q} --root {params.root:q}"
+        " --out results/raw/{wildcards.cohort} --shard {params.shard} --workers {threads} > {log:q} 2>&1"
+
+
+rule stitch:
+    # UK Biobank's stations to volumes. Volumes are not declared: the finished visits of a failed run are kept.
+    input:
+        lambda wc: source_ready(wc.cohort),
+        expand("results/raw/{{cohort}}/.shards/{shard}.done", shard=DATA_SHARDS),
+    output:
+        "results/raw/{cohort}/stitched.txt",
+    log:
+        "results/logs/stitch/{cohort}.log",
+    benchmark:
+        "results/benchmarks/stitch/{cohort}.tsv"
+    wildcard_constraints:
+        cohort=any_of(STITCHED),
+    conda:
+        "../envs/xdiff.yaml"
+    threads: 2
+    resources:
+        mem_mb=lambda wc, threads: 2000 * threads,
+        runtime=600,
+        disk_mb=20000,
+    params:
+        entry=lambda wc: source_of(wc.cohort),
+        root=lambda wc: str(xcfg.source_folder(CFG, wc.cohort)),
+    shell:
+        "(OMP_NUM_THREADS=1 python -m xdiff.data stitch --entry {params.entry:q} --root {params.root:q}"
+        " --out $(dirname {output:q}) --workers {threads} && date > {output:q}) > {log:q} 2>&1"
 
 
 rule split:

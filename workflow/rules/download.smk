@@ -33,6 +33,22 @@ use rule download as download_brats with:
         cohort=any_of(GATED),
 
 
+use rule download as download_knee with:
+    # Raw data of knees: mridata.org, which is open, and fastMRI, whose links are mailed on application.
+    wildcard_constraints:
+        cohort=any_of(KNEES),
+    resources:
+        mem_mb=1000,
+        runtime=2880,
+        disk_mb=download_mb,
+
+
+use rule download as download_ukb with:
+    # An application's bulk files, by ukbfetch or dx: transfers in parallel, their number limited by the entry.
+    wildcard_constraints:
+        cohort=any_of(UKB),
+
+
 rule card:
     # Licence, citation, gate and counts of a cohort's raw files; of all cohorts of the run: target `cards`.
     input:
@@ -51,7 +67,8 @@ rule card:
         disk_mb=10,
     params:
         entry=lambda wc: plain.to_json(CFG.cohorts[wc.cohort]),
-        root=lambda wc: root_of(wc.cohort),
+        # of UK Biobank the archives, beside which the record of the download lies
+        root=lambda wc: str(xcfg.source_folder(CFG, wc.cohort)) if wc.cohort in STITCHED else root_of(wc.cohort),
     shell:
         "python -m xdiff.data card --entry {params.entry:q} --root {params.root:q} --out {output:q} > {log:q} 2>&1"
 

@@ -1,4 +1,4 @@
-"""python -m xdiff.data generate|download|card|strip|split|preprocess|centres: the steps before any method, one rule each.
+"""python -m xdiff.data generate|download|card|strip|stitch|split|preprocess|centres: the steps before any method, one rule each.
 
 A large cohort is preprocessed in shards: `preprocess --shard i/n` on as many machines, then `preprocess` once, which finds their
 work done and writes the index. With frame `scanner`, `centres --shard i/n` comes before all that.
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from xdiff.config import Cohort, Grid
+from xdiff.config import EMBEDDED, Cohort, Grid
 from xdiff.data.card import write_card
 from xdiff.data.cohorts import find_subjects
 from xdiff.data.preprocess import find_centres, preprocess, preprocess_shard
@@ -28,6 +28,7 @@ VERBS = {
     "download": "bring the raw files of a cohort by the route in its entry",
     "card": "write a cohort's data card",
     "strip": "strip whole heads into a folder of our own",
+    "stitch": "make volumes of UK Biobank's archives in a folder of our own",
     "split": "split by patient",
     "centres": "find where a shard's training subjects lie, for frame scanner",
     "preprocess": "put on a grid",
@@ -41,10 +42,18 @@ def generate(cohort: Cohort, out: Path, workers: int = 1) -> None:
         from xdiff.data.phantom_brain import write_phantom_brain
 
         write = partial(write_phantom_brain, workers=workers)
+    elif cohort.layout == "phantom-body":
+        from xdiff.data.phantom_body import write_phantom_body
+
+        write = partial(write_phantom_body, workers=workers)
+    elif cohort.layout == "phantom-knee":
+        from xdiff.data.phantom_knee import write_phantom_knee
+
+        write = partial(write_phantom_knee, workers=workers)
     elif cohort.layout == "gaussian-field":
         from xdiff.data.gaussian_field import write_gaussian_field as write
     else:
-        raise InputError("cohorts.*.layout", repr(cohort.layout), "an embedded cohort: phantom-brain or gaussian-field")
+        raise InputError("cohorts.*.layout", repr(cohort.layout), f"an embedded cohort: {', '.join(EMBEDDED)}")
     _start_clean_if_changed(out, to_json([cohort.layout, settings]))
     subjects = write(out, **settings)
     print(f"{out}: {len(subjects)} subjects")
@@ -83,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
         sub.add_argument("--entry", required=True, help="the cohort's config entry as JSON")
         if verb != "download":
             sub.add_argument("--out", type=Path, required=True)
-        if verb in ("generate", "preprocess", "centres"):
+        if verb in ("generate", "stitch", "preprocess", "centres"):
             sub.add_argument("--workers", type=int, default=1, help="processes")
         if verb != "generate":
             sub.add_argument("--root", type=Path, required=True, help="folder of the raw cohort")
@@ -93,8 +102,9 @@ def main(argv: list[str] | None = None) -> None:
             sub.add_argument("--file", type=Path, help="a committed split TSV")
         if verb in ("preprocess", "centres"):
             sub.add_argument("--split", type=Path, required=True)
+        if verb in ("stitch", "preprocess", "centres"):
             help = "i/n: every n-th subject from the i-th, and no index"
-            sub.add_argument("--shard", default="" if verb == "preprocess" else "1/1", help=help)
+            sub.add_argument("--shard", default="1/1" if verb == "centres" else "", help=help)
         if verb == "preprocess":
             sub.add_argument("--grid", required=True, help="the grid's config entry as JSON")
             sub.add_argument("--names", nargs=2, required=True, metavar=("COHORT", "GRID"))
@@ -110,6 +120,12 @@ def main(argv: list[str] | None = None) -> None:
         write_card(cohort, args.root, args.out, args.root.name)
     elif args.verb == "strip":
         skull_strip(cohort, args.root, args.out)
+    elif args.verb == "stitch":
+        from xdiff.data.ukb import stitch_cohort
+
+        errors = stitch_cohort(cohort, args.root, args.out, args.shard, args.workers)
+        if args.shard:
+            _left(errors, args.shard)
     elif args.verb == "split":
         split(cohort, args.root, args.out, args.file)
     elif args.verb == "centres":

@@ -8,6 +8,7 @@ from pathlib import Path
 from xdiff.config import EMBEDDED, Cohort
 from xdiff.data.cohorts import Files, find_subjects
 from xdiff.data.split import patient_of
+from xdiff.data.ukb_names import find_archives
 from xdiff.errors import InputError
 
 RECORD = "download.json"
@@ -43,6 +44,8 @@ def _facts(cohort: Cohort) -> str:
 
 
 def _found(cohort: Cohort, root: Path) -> str:
+    if cohort.layout == "ukb" and (archives := find_archives(root)):
+        return f"- {len(archives)} visits of {len({one.eid for one in archives})} participants, a zip each"
     try:
         subjects = find_subjects(cohort, root)
     except InputError as error:
@@ -68,7 +71,10 @@ def _checked(cohort: Cohort, root: Path) -> str:
     lines = [f"- fetched by xdiff, finished {done['finished']}: {done['files']} files, {done['bytes']} bytes"]
     published = {part.url: part.md5 for part in cohort.download.parts} if cohort.download else {}
     for part in done["parts"]:
-        if "md5" not in part:
+        if "missing" in part:
+            lines.append(f"- {part['url']}: {part['zips']} zips fetched by {part['tool']}, the checksums in each zip compared")
+            lines += [f"- not given by UK Biobank: {name} ({reason})" for name, reason in part["missing"].items()]
+        elif "md5" not in part:
             lines.append(f"- {part['url']}: size, and md5 where the listing has one, of every file against the server's listing")
         elif published.get(part["url"]):
             lines.append(f"- {part['url']}: md5 {part['md5']}, as published")

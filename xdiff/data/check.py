@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from xdiff.config import Cohort, Labels, SplitRule
+from xdiff.config import BY_SERIES, HDF5, Cohort, Labels, SplitRule
 from xdiff.data.check_text import text_of
 from xdiff.data.cohorts import find_subjects, read_subject
 from xdiff.data.conventions import LABELS, MSD_CHANNELS
@@ -89,8 +89,10 @@ def check(folder: Path, layout: str = "auto", contrasts: Sequence[str] = (), vox
     chosen = tuple(contrasts) or names.contrasts()
     if not chosen:
         raise InputError(folder, f"layout {names.layout} without an image", "NIfTI files of at least one contrast")
+    if names.layout in HDF5:
+        chosen = chosen if contrasts else (names.images.most_common(1)[0][0],)  # a file has one
     series = {}
-    if names.layout == "dicom":
+    if names.layout in BY_SERIES:
         series = {re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_"): f"^{re.escape(text)}$" for text in chosen}
         chosen = tuple(series)
     findings = Findings(folder, Cohort(names.layout, chosen, labels=labels, series=series), names)
@@ -136,8 +138,8 @@ def _read_headers(findings: Findings) -> None:
             try:
                 if not path.exists():
                     raise InputError(path, "no such file", f"contrast {contrast} of {files.subject}")
-                if path.is_dir():
-                    continue  # DICOM: what there is to know takes as long as reading the subject
+                if path.is_dir() or findings.cohort.layout in HDF5:
+                    continue  # DICOM, k-space: what there is to know takes as long as reading the subject
                 read[contrast] = read_header(path, len(MSD_CHANNELS) if contrast in files.channels else 1)
                 if len(read) > 1:
                     check_same_pose(read[contrast], next(iter(read.values())))
@@ -189,7 +191,7 @@ def _read_voxels(findings: Findings, most: int) -> None:
 
 def _volumes(files: Files, cohort: Cohort) -> Iterator[tuple[str, Volume]]:
     """One volume after the other, as the pipeline reads them."""
-    if cohort.layout in ("msd", "dicom"):
+    if cohort.layout in ("msd", "dicom", *HDF5):
         subject = read_subject(replace(files, labels=None), replace(cohort, labels=None, foreground="all"))
         for (contrast, path), image in zip(files.images.items(), subject.images, strict=True):
             yield contrast, Volume(image, subject.affine, path)

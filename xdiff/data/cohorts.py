@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,16 @@ from scipy import ndimage
 from xdiff.config import Cohort
 from xdiff.data.conventions import MSD_CHANNELS
 from xdiff.data.dicom import read_series, read_slices
+from xdiff.data.fastmri import read_fastmri
 from xdiff.data.heads import check_stripped, largest_part
+from xdiff.data.kspace import read_kspace
 from xdiff.data.layouts import FINDERS, Files
 from xdiff.data.overflow import check_overflow
+from xdiff.data.projected import read_projection
 from xdiff.errors import InputError
 from xdiff.volumes import Volume, check_same_pose, read_channels, read_labels, read_volume
+
+READERS = {"fastmri": read_fastmri, "ismrmrd": read_kspace}  # of one file of one contrast; else NIfTI
 
 
 @dataclass(frozen=True)
@@ -54,17 +59,27 @@ def read_subject(files: Files, cohort: Cohort) -> Subject:
     for contrast, path in files.images.items():
         if not path.exists():
             raise InputError(path, "no such file", f"contrast {contrast} of {files.subject}")
-    volumes = []
-    for volume in _read_images(files, cohort):
+    projection, volumes = cohort.projection, []
+    read = (
+        files
+        if projection is None
+        else replace(files, images={c: p for c, p in files.images.items() if c != projection.contrast})
+    )
+    for volume in _read_images(read, cohort):
         volumes.append(volume)
         check_same_pose(volume, volumes[0])
         _check_signal(volume, cohort.norm)
         check_overflow(volume)
-        if cohort.foreground == "nonzero":
+        if cohort.foreground == "nonzero" and cohort.anatomy == "brain":
             check_stripped(volume)
     images = np.stack([v.array for v in volumes])
     labels = _read_labels(files, cohort, volumes[0]) if files.labels is not None else None
-    return Subject(files.subject, images, volumes[0].affine, labels, foreground(images, cohort.foreground))
+    inside = foreground(images, cohort.foreground)
+    if projection is not None:
+        known = dict(zip(read.images, images, strict=True))
+        known[projection.contrast] = read_projection(files.images[projection.contrast], projection, known, volumes[0].affine)
+        images = np.stack([known[contrast] for contrast in files.images])
+    return Subject(files.subject, images, volumes[0].affine, labels, inside)
 
 
 def _read_images(files: Files, cohort: Cohort) -> Iterator[Volume]:
@@ -78,7 +93,8 @@ def _read_images(files: Files, cohort: Cohort) -> Iterator[Volume]:
         channels = read_channels(path, len(MSD_CHANNELS))
         yield from (channels[files.channels[contrast]] for contrast in files.images)
     else:
-        yield from (read_volume(path) for path in files.images.values())
+        read = READERS.get(cohort.layout, read_volume)
+        yield from (read(path) for path in files.images.values())
 
 
 def _read_labels(files: Files, cohort: Cohort, like: Volume) -> np.ndarray:

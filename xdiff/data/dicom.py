@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from xdiff.data.split import patient_of
 from xdiff.errors import InputError
 from xdiff.volumes import POSE_TOLERANCE_VOXELS, Volume, canonical
 
-PATIENT, SERIES, DESCRIPTION, ECHO = "0010|0020", "0020|000e", "0008|103e", "0018|0081"
+PATIENT, SERIES, DESCRIPTION, ECHO, FRAME = "0010|0020", "0020|000e", "0008|103e", "0018|0081", "0020|0052"
 POSITION, ORIENTATION, SPACING = "0020|0032", "0020|0037", "0028|0030"
 NAMES = {POSITION: "ImagePositionPatient", ORIENTATION: "ImageOrientationPatient", SPACING: "PixelSpacing"}
 # what lies beside slices without being one; UK Biobank's archives hold a manifest.cvs
@@ -74,11 +75,23 @@ def read_series(slices: Sequence[Slice], pattern: str, where: Path, contrast: st
     colours, different sizes, spacings or orientations, two echoes, two slices in one place, a missing slice, a sheared stack. A
     slice missing at either end leaves nothing to see it by.
     """
-    chosen = _choose(slices, pattern, where, contrast)
-    _check_alike(chosen)
-    chosen, step = _in_order(chosen)
-    array = np.stack([_pixels(slice_) for slice_ in chosen], axis=-1)
-    return canonical(array, _affine(chosen[0], step), chosen[0].path.parent)
+    return stack(_choose(slices, pattern, where, contrast))
+
+
+def stack(series: Sequence[Slice]) -> Volume:
+    """The slices of one series as a RAS+ volume. Raises InputError as `read_series` does."""
+    _check_alike(series)
+    ordered, step = _in_order(series)
+    array = np.stack([pixels(one.path, one.size) for one in ordered], axis=-1)
+    return canonical(array, _affine(ordered[0], step), ordered[0].path.parent)
+
+
+def by_series(slices: Sequence[Slice]) -> dict[str, list[Slice]]:
+    """SeriesInstanceUID -> its slices."""
+    series: dict[str, list[Slice]] = {}
+    for one in slices:
+        series.setdefault(one.tags[SERIES], []).append(one)
+    return series
 
 
 def check_patients(folders: Sequence[Path]) -> None:
@@ -86,19 +99,28 @@ def check_patients(folders: Sequence[Path]) -> None:
 
     Looks into one file of each folder; an empty ID or a placeholder says nothing, and a damaged file is found when it is read.
     """
+
+    def patient(folder: Path) -> str:
+        first = next(iter(files_below(folder)), None)
+        return "" if first is None else _header(first).tags[PATIENT]
+
+    check_ids(folders, patient, attrgetter("name"))
+
+
+def check_ids(places: Sequence[Path], patient_id: Callable[[Path], str], name: Callable[[Path], str]) -> None:
+    """Raise InputError where two places (folders, files) have one `patient_id` and the names of two patients."""
     seen: dict[str, Path] = {}
-    for folder in folders:
+    for place in places:
         try:
-            first = next(iter(files_below(folder)), None)
-            patient = "" if first is None else _header(first).tags[PATIENT]
+            patient = patient_id(place)
         except InputError:
             continue
-        other = seen.setdefault(patient, folder)
-        if not ANONYMOUS.fullmatch(patient) and patient_of(other.name) != patient_of(folder.name):
+        other = seen.setdefault(patient, place)
+        if not ANONYMOUS.fullmatch(patient) and patient_of(name(other)) != patient_of(name(place)):
             raise InputError(
-                folder,
+                place,
                 f"PatientID {patient}, as in {other.name}",
-                f"visits of one patient as PATIENT_ses-VISIT, such as {patient_of(other.name)}_ses-2",
+                f"visits of one patient as PATIENT_ses-VISIT, such as {patient_of(name(other))}_ses-2",
             )
 
 
@@ -113,19 +135,29 @@ def _reader(path: Path) -> Any:
 
 
 def _header(path: Path) -> Slice:
+    reader = opened(path)
+    if reader.GetSize()[2:] != (1,) or reader.GetNumberOfComponents() != 1:
+        found = f"size {reader.GetSize()} with {reader.GetNumberOfComponents()} component(s)"
+        raise InputError(path, found, "one grey slice per file (multi-frame DICOM is not read: convert it to NIfTI)")
+    wanted = (PATIENT, SERIES, DESCRIPTION, ECHO, FRAME, POSITION, ORIENTATION, SPACING)
+    return Slice(path, tags_of(reader, wanted), reader.GetSize()[:2])
+
+
+def opened(path: Path) -> Any:
+    """SimpleITK's reader with the header of a DICOM file read; raises InputError where that is none."""
     check_lengths(path)
     reader = _reader(path)
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise InputError(path, f"no DICOM image ({_reason(error)})", "a slice, or no such file among them") from error
-    if reader.GetSize()[2:] != (1,) or reader.GetNumberOfComponents() != 1:
-        found = f"size {reader.GetSize()} with {reader.GetNumberOfComponents()} component(s)"
-        raise InputError(path, found, "one grey slice per file (multi-frame DICOM is not read: convert it to NIfTI)")
+    return reader
+
+
+def tags_of(reader: Any, wanted: Sequence[str]) -> dict[str, str]:
+    """Tags (gggg|eeee) of an opened file as text, stripped, "" where absent."""
     known = set(reader.GetMetaDataKeys())
-    wanted = (PATIENT, SERIES, DESCRIPTION, ECHO, POSITION, ORIENTATION, SPACING)
-    tags = {tag: _text(reader.GetMetaData(tag)) if tag in known else "" for tag in wanted}
-    return Slice(path, tags, reader.GetSize()[:2])
+    return {tag: _text(reader.GetMetaData(tag)) if tag in known else "" for tag in wanted}
 
 
 def _text(value: str) -> str:
@@ -138,9 +170,7 @@ def _reason(error: RuntimeError) -> str:
 
 
 def _choose(slices: Sequence[Slice], pattern: str, where: Path, contrast: str) -> list[Slice]:
-    series: dict[str, list[Slice]] = {}
-    for one in slices:
-        series.setdefault(one.tags[SERIES], []).append(one)
+    series = by_series(slices)
     described = {uid: group[0].tags[DESCRIPTION] for uid, group in series.items()}
     matching = [uid for uid, text in described.items() if re.search(pattern, text, re.IGNORECASE)]
     if len(matching) != 1:
@@ -212,13 +242,13 @@ def _affine(first: Slice, step: np.ndarray) -> np.ndarray:
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
-def _pixels(one: Slice) -> np.ndarray:
-    """(columns, rows) float32, rescaled."""
+def pixels(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """(columns, rows) float32, rescaled, of a grey image of that size; raises InputError where it is damaged."""
     import SimpleITK
 
-    reader = _reader(one.path)
+    reader = _reader(path)
     reader.SetOutputPixelType(SimpleITK.sitkFloat32)
     try:
         return SimpleITK.GetArrayFromImage(reader.Execute())[0].T
     except RuntimeError as error:
-        raise InputError(one.path, f"damaged pixels ({_reason(error)})", f"{one.size} pixels") from error
+        raise InputError(path, f"damaged pixels ({_reason(error)})", f"{size} pixels") from error

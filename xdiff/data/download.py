@@ -1,4 +1,5 @@
-"""The raw files of a cohort from where they are published: archives over HTTP, an open S3 bucket, archives behind Synapse's gate.
+"""The raw files of a cohort from where they are published: archives and files over HTTP, an S3 bucket, archives behind a gate,
+UK Biobank's bulk files.
 
 All is collected in `ROOT.partial` beside the folder ROOT, which it becomes by a rename: a cohort's folder is whole or not there,
 one that the user has is never touched, and an interrupted download goes on from what ROOT.partial holds. No route was tried live
@@ -10,6 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import urllib.parse
@@ -26,12 +28,18 @@ from xdiff.config import Cohort, Download, Remote
 from xdiff.data.archives import Placed, placed, unpack
 from xdiff.data.card import RECORD, write_card
 from xdiff.data.fetch import Fetched, fetch, md5_of, need_room, new_session
+from xdiff.data.ukb_fetch import fetch_bulk
 from xdiff.errors import InputError
 from xdiff.plain import digest, write_json
 
 FILES = "files.tsv"  # path, name at the source and bytes of every file
 SYNAPSE_VARIABLE = "SYNAPSE_AUTH_TOKEN"  # the one that synapseclient reads
 CARD = "CARD.md"
+CREDENTIALS = {  # of a tool or a kind; of others a token
+    "links": "the path of a text file with the links that you are mailed",
+    "ukbfetch": "the path of your key file",
+    "dx": "your project (project-... or its name), after `dx login`",
+}
 
 
 def download(cohort: Cohort, root: Path, record: Path | None = None) -> None:
@@ -118,7 +126,8 @@ class Work:
 def _check_gate(route: Download, root: Path) -> None:
     variable = route.token_variable
     if variable and not os.environ.get(variable):
-        apply = f"apply for access at {route.apply_at}, then set {variable} to your access token and run the same command"
+        given = CREDENTIALS.get(route.tool or route.kind, "your access token")
+        apply = f"apply for access at {route.apply_at}, then set {variable} to {given} and run the same command"
         expected = f"one of two. Either {apply}; or put the files there by hand: {root}/{route.by_hand}. Licence: {route.licence}"
         raise InputError(root, f"no data there and no credentials in {variable}", expected)
 
@@ -129,6 +138,51 @@ def _from_http(part: Remote, work: Work) -> list[Placed]:
     if not (archive.exists() and part.url in work.state["fetched"]):
         work.note("fetched", part.url, asdict(fetch(part.url, archive, part.md5, room=2)))
     return unpack(archive, work.files, work.route.place)
+
+
+def _from_file(part: Remote, work: Work) -> list[Placed]:
+    """One file as it is, placed by the last part of its address."""
+    name = Path(urllib.parse.urlparse(part.url).path).name
+    path = placed(work.route.place, name, part.url)
+    if path is None:
+        raise InputError(part.url, f"a file named {name!r}", f"a name like {list(work.route.place)}")
+    fetched = fetch(part.url, work.archives / name, part.md5)
+    target = work.files / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(work.archives / name, target)
+    work.note("fetched", part.url, asdict(fetched))
+    return [Placed(path, name, fetched.size)]
+
+
+def _from_links(part: Remote, work: Work) -> list[Placed]:
+    """One archive whose address was mailed; then as over HTTP. The address is a secret for as long as it holds: it is neither
+    printed nor recorded, and another one for the same archive goes on with what has arrived."""
+    archive = work.archives / part.url
+    if not (archive.exists() and part.url in work.state["fetched"]):
+        address, _, query = _link(part.url, work.route).partition("?")
+        session = new_session()
+        session.params = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
+        try:
+            fetched = fetch(address, archive, part.md5, session=session, room=2)
+        except InputError as error:
+            if "access refused" not in error.found:
+                raise
+            expected = f"a link that still holds; they are mailed anew from {work.route.apply_at}"
+            raise InputError(address, error.found, expected) from error
+        work.note("fetched", part.url, asdict(fetched))
+    return unpack(archive, work.files, work.route.place)
+
+
+def _link(name: str, route: Download) -> str:
+    """The address of the archive `name` among the links in the user's file, which may be the whole mail."""
+    source = Path(os.environ[route.token_variable])
+    if not source.is_file():
+        raise InputError(route.token_variable, f"{str(source)!r}, no such file", "a text file with the links that were mailed")
+    links = re.findall(r"https?://[^\s\"'<>]+", source.read_text(errors="replace"))
+    found = [link for link in links if Path(urllib.parse.urlparse(link).path).name == name]
+    if not found:
+        raise InputError(source, f"{len(links)} links, none to {name}", f"the link to {name}, mailed by {route.apply_at}")
+    return found[-1]
 
 
 def _from_s3(part: Remote, work: Work) -> list[Placed]:
@@ -229,7 +283,22 @@ def _only_archive(folder: Path, url: str) -> Path:
     return found[0]
 
 
-COLLECT = {"http": _from_http, "s3": _from_s3, "synapse": _from_synapse}
+def _from_ukb(part: Remote, work: Work) -> list[Placed]:
+    """The zips of a bulk list, each as it is; those that UK Biobank does not give are noted with the reason."""
+    bulk = work.folder.parent / Path(part.url).expanduser()
+    placed, missing = fetch_bulk(bulk, part.folder, work.route, work.files, work.archives)
+    work.note("fetched", part.url, {"url": part.url, "tool": work.route.tool, "zips": len(placed), "missing": missing})
+    return placed
+
+
+COLLECT = {
+    "http": _from_http,
+    "file": _from_file,
+    "s3": _from_s3,
+    "synapse": _from_synapse,
+    "links": _from_links,
+    "ukb": _from_ukb,
+}
 
 
 def _check_counts(route: Download, files: Path) -> None:

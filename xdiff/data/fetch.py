@@ -258,4 +258,5 @@ def no_full_disk(folder: Path) -> Iterator[None]:
 
 
 def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    """Its text on one line, without what may be a signature in an address."""
+    return re.sub(r"\?[^\s'\")]+", "?...", " ".join(str(error).split()))[:160] or type(error).__name__

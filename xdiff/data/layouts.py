@@ -8,12 +8,15 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
 from xdiff.config import Cohort
+from xdiff.data import fastmri, hdf5
 from xdiff.data.conventions import MSD_CHANNELS, MSD_LABELS, Release, check_contrasts, contrast_of, release_of
-from xdiff.data.dicom import check_patients, files_below
+from xdiff.data.dicom import check_ids, check_patients, files_below
+from xdiff.data.kspace import patient_of_kspace
 from xdiff.data.split import patient_of, visit_name
 from xdiff.errors import InputError
 
@@ -180,6 +183,44 @@ def dicom(cohort: Cohort, root: Path) -> Iterator[Files]:
         yield Files(folder.name, dict.fromkeys(cohort.contrasts, folder), labels)
 
 
+def stitched(cohort: Cohort, root: Path) -> Iterator[Files]:
+    """SUBJECT/SUBJECT_{contrast}.nii[.gz], labels as SUBJECT/SUBJECT_{suffix}.nii[.gz]: what this program writes itself."""
+    for folder in folders_of(root):
+        if folder.name in cohort.exclude:
+            continue
+
+        def path(suffix: str, folder: Path = folder) -> Path:
+            return _nifti(folder, f"{folder.name}_{suffix}")
+
+        yield Files(folder.name, {contrast: path(contrast) for contrast in cohort.contrasts}, _labels(cohort, path))
+
+
+def fastmri_files(cohort: Cohort, root: Path) -> Iterator[Files]:
+    """*.h5 in the root or in its folders (multicoil_train/ ...), those whose `acquisition` the contrast's pattern is found in.
+
+    A file that says nothing of itself is a subject, too: it is named when it is read.
+    """
+    (contrast,) = cohort.contrasts
+    hdf5.library("h5py")
+    for path in hdf5.files_below(root):
+        try:
+            exam = fastmri.exam_of(path)
+            name = fastmri.subject_of(path, exam)
+        except InputError:
+            yield Files(path.stem, {contrast: path}, None)
+            continue
+        if re.search(cohort.series[contrast], exam.acquisition, re.IGNORECASE):
+            yield Files(name, {contrast: path}, None)
+
+
+def kspace_files(cohort: Cohort, root: Path) -> Iterator[Files]:
+    """SUBJECT.h5 of raw data in ISMRMRD's format, in the root or in its folders."""
+    (contrast,) = cohort.contrasts
+    paths = [path for path in hdf5.files_below(root) if path.stem not in cohort.exclude]
+    check_ids(paths, patient_of_kspace, attrgetter("stem"))
+    yield from (Files(path.stem, {contrast: path}, None) for path in paths)
+
+
 class Layout(NamedTuple):
     """`find`, and what an empty folder should have held."""
 
@@ -193,9 +234,14 @@ FINDERS = {
     "gaussian-field": Layout(bids, "sub-*/anat/"),
     "brats": _BRATS,
     "phantom-brain": _BRATS,
+    "phantom-body": Layout(stitched, "SUBJECT/SUBJECT_{contrast}.nii.gz"),
+    "phantom-knee": Layout(stitched, "SUBJECT/SUBJECT_{contrast}.nii.gz"),
     "msd": Layout(msd, "imagesTr/BRATS_*.nii.gz"),
     "tsv": Layout(tsv, f"row of {TABLE}"),
     "dicom": Layout(dicom, "SUBJECT/ of DICOM files"),
+    "fastmri": Layout(fastmri_files, "multicoil_*/*.h5 of fastMRI"),
+    "ismrmrd": Layout(kspace_files, "SUBJECT.h5 of ISMRMRD raw data"),
+    "ukb": Layout(stitched, "SUBJECT/SUBJECT_{contrast}.nii.gz, stitched"),
 }
 
 

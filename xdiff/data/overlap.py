@@ -11,7 +11,7 @@ from xdiff.config import Cohort, Config, jobs, parts_of
 
 CHALLENGES = tuple(f"BraTS {year}" for year in range(2016, 2024))
 ANY_YEAR = "BraTS (year not stated)"
-MSD, UPENN, TCGA = "MSD Task01", "UPENN-GBM", "TCGA-GBM/LGG"
+MSD, UPENN, TCGA, FASTMRI = "MSD Task01", "UPENN-GBM", "TCGA-GBM/LGG", "fastMRI"
 
 
 class Overlap(NamedTuple):
@@ -37,6 +37,7 @@ NAMES = {
     MSD: r"task01|\bmsd\b|decathlon",
     UPENN: r"upenn\W*gbm",
     TCGA: r"tcga\W*(gbm|lgg)",
+    FASTMRI: r"fast\W*mri",
 }
 
 

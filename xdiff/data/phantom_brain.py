@@ -22,13 +22,13 @@ import numpy as np
 from nilearn import datasets
 from scipy import fft, ndimage
 
+from xdiff.data import fields
 from xdiff.data.conventions import ED, ET, NCR
 from xdiff.volumes import write_volume
 
 CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
 
-ORIGIN_MM = np.array([-98.0, -134.0, -72.0])  # first voxel of nilearn's 1 mm MNI152 template
-BOX_MM = np.array([197.0, 233.0, 189.0])
+BOX = fields.Box((-98.0, -134.0, -72.0), (197.0, 233.0, 189.0))  # of nilearn's 1 mm MNI152 template
 WM_DIFFUSION = 1 / 7  # of tumour cells, in voxels^2 a step; 1/6 is the limit of stability
 WORK_MM = 3.0  # deformation and growth are computed on this grid, whatever the output spacing
 
@@ -127,53 +127,35 @@ def phantom_subject(
     scan = np.random.default_rng([seed, patient, 2, visit])
     images = {name: _scan(name, fractions, brain, relaxation, spacing_mm, scan) for name in CONTRASTS}
     affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
-    affine[:3, 3] = ORIGIN_MM
+    affine[:3, 3] = BOX.origin_mm
     return images, labels.astype(np.uint8), affine
 
 
 # ---------------------------------------------------------------- grids and fields
 
 
-@cache
 def _grid_mm(spacing_mm: float) -> np.ndarray:
     """World coordinates (3, X, Y, Z) in mm of the voxels that cover the template's box."""
-    axes = [o + spacing_mm * np.arange(np.ceil(b / spacing_mm)) for o, b in zip(ORIGIN_MM, BOX_MM, strict=True)]
-    return np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
+    return fields.grid_mm(BOX, spacing_mm)
 
 
-def _sample(fields: np.ndarray, at_mm: np.ndarray, spacing_mm: float = WORK_MM) -> np.ndarray:
+def _sample(values: np.ndarray, at_mm: np.ndarray, spacing_mm: float = WORK_MM) -> np.ndarray:
     """Trilinear values (C, ...) of C fields, held on the box's grid of `spacing_mm`, at world points (3, ...)."""
-    index = (at_mm - ORIGIN_MM.astype(np.float32).reshape(3, 1, 1, 1)) / np.float32(spacing_mm)
-    return np.stack([ndimage.map_coordinates(f, index, order=1, mode="nearest", output=np.float32) for f in fields])
+    return fields.sample(BOX, values, at_mm, spacing_mm)
 
 
-def _resample_grid(fields: np.ndarray, spacing_mm: float) -> np.ndarray:
-    return fields if spacing_mm == WORK_MM else _sample(fields, _grid_mm(spacing_mm))
+def _resample_grid(values: np.ndarray, spacing_mm: float) -> np.ndarray:
+    return values if spacing_mm == WORK_MM else _sample(values, _grid_mm(spacing_mm))
 
 
 def _noise(rng: np.random.Generator, knot_mm: float, spacing_mm: float = WORK_MM) -> np.ndarray:
-    """A smooth Gaussian field (X, Y, Z), mean 0, variance 1 everywhere: a cubic B-spline with white coefficients.
-
-    It is a function of position in mm: other spacings sample the same field. Features are about 2 `knot_mm` wide.
-    """
-    knots = np.ceil(BOX_MM / knot_mm).astype(int) + 3
-    field = rng.standard_normal(knots)
-    for axis, n in enumerate(knots):
-        position = np.arange(np.ceil(BOX_MM[axis] / spacing_mm)) * spacing_mm / knot_mm + 1
-        d = np.abs(position[:, None] - np.arange(n))
-        basis = np.where(d < 1, 2 / 3 - d**2 + d**3 / 2, np.clip(2 - d, 0, None) ** 3 / 6)
-        basis /= np.linalg.norm(basis, axis=1, keepdims=True)
-        # einsum without BLAS: its sums do not depend on the number of threads
-        field = np.moveaxis(np.einsum("ia,abc->ibc", basis, np.moveaxis(field, axis, 0)), 0, axis)
-    return field.astype(np.float32)
+    """A smooth Gaussian field (X, Y, Z) of position in mm, mean 0, variance 1, features about 2 `knot_mm` wide."""
+    return fields.noise(BOX, rng, knot_mm, spacing_mm)
 
 
-def _exp(velocity_mm: np.ndarray, squarings: int = 4) -> np.ndarray:
-    """Displacement (3, X, Y, Z) in mm of the flow along a stationary velocity for unit time (Arsigny 2006)."""
-    u = velocity_mm.astype(np.float32) / 2**squarings
-    for _ in range(squarings):
-        u = u + _sample(u, _grid_mm(WORK_MM) + u)
-    return u
+def _exp(velocity_mm: np.ndarray) -> np.ndarray:
+    """Displacement (3, X, Y, Z) in mm of the flow along a stationary velocity for unit time."""
+    return fields.exp(BOX, velocity_mm, WORK_MM)
 
 
 def _slip(velocity: np.ndarray, brain: np.ndarray) -> np.ndarray:

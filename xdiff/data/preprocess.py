@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -233,6 +234,9 @@ def _write_index(
         "source": cohort.source,
         "fingerprint": digest([table["subject"].tolist(), table["sha256"].tolist()]),
     }
+    info |= {"anatomy": cohort.anatomy, "read_as": cohort.read_as}
+    if cohort.projection:
+        info["projection"] = asdict(cohort.projection)
     table.to_csv(out / "index.tsv", sep="\t", index=False)
     write_json(out / "dataset.json", info)
 
@@ -259,7 +263,7 @@ def key_of(files: Files, cohort: Cohort, grid: Grid, centre_mm: list[float] | No
 
 def _key(files: Files, cohort: Cohort) -> str:
     """Changes when a source file or the way it is read changes."""
-    read_as = [files.channels, files.label_map, cohort.series]
+    read_as = [files.channels, files.label_map, cohort.series, *([asdict(cohort.projection)] if cohort.projection else [])]
     return digest([files.states(), read_as, cohort.foreground, cohort.norm, list(cohort.contrasts)])
 
 

@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from xdiff.data import fastmri, hdf5
 from xdiff.data.conventions import CONTRASTS
 from xdiff.data.dicom import DESCRIPTION, files_below, read_slices
+from xdiff.data.kspace import GROUP
 from xdiff.data.layouts import FINDERS, TABLE, brats_folders, folders_of
 from xdiff.errors import InputError
 
 MASK = re.compile(r"(^|[_-])(mask|seg|dseg|label|labels|lesion|roi)$", re.IGNORECASE)
 SAMPLE = 20  # subjects
+RAW = "mr"  # contrast of raw data
 NIFTI = re.compile(r"\.nii(\.gz)?$")
 
 
@@ -96,6 +99,29 @@ def _dicom(root: Path) -> Iterator[str]:
             continue  # found again, and named, when the subject is read
 
 
+def _fastmri(root: Path) -> Iterator[str]:
+    """`acquisition` of every file, one contrast each."""
+    for path in hdf5.files_below(root):
+        if hdf5.is_hdf5(path):
+            try:
+                yield fastmri.exam_of(path).acquisition
+            except InputError:
+                continue  # another kind of file; or found again, and named, when the subject is read
+
+
+def _ismrmrd(root: Path) -> Iterator[str]:
+    """Nothing in raw data says what its contrast would be called."""
+    for path in hdf5.files_below(root):
+        if hdf5.is_hdf5(path):
+            try:
+                with hdf5.opened(path) as file:
+                    found = GROUP in file
+            except InputError:
+                continue
+            if found:
+                yield RAW
+
+
 def _is_dicom(path: Path | None) -> bool:
     if path is None:
         return False
@@ -110,6 +136,8 @@ RECOGNISERS: dict[str, Callable[[Path], Iterator[str]]] = {
     "msd": _msd,
     "tsv": _tsv,
     "dicom": _dicom,
+    "fastmri": _fastmri,
+    "ismrmrd": _ismrmrd,
 }
 
 

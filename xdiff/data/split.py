@@ -17,6 +17,8 @@ from xdiff.errors import InputError
 SIDES = ("train", "val", "test")
 COLUMNS = ["subject", "patient", "side"]
 SEPARATOR = ":"  # COHORT:SUBJECT where cohorts are joined (joint.py)
+_COHORT = rf"(?:.*{SEPARATOR})?"
+VISITS = re.compile(rf"({_COHORT}BraTS-[A-Za-z]+-\d+)-\d+|({_COHORT}\d{{7}})_\d+_\d+")
 T = TypeVar("T")
 
 
@@ -44,12 +46,13 @@ class Split:
 def patient_of(subject: str) -> str:
     """The patient a subject (one visit) belongs to.
 
-    BraTS-GLI-00503-001 -> BraTS-GLI-00503 (the last block counts visits), sub-02_ses-1 -> sub-02, anything else is itself;
+    BraTS-GLI-00503-001 -> BraTS-GLI-00503 (the last block counts visits), sub-02_ses-1 -> sub-02, 1234567_2_0 -> 1234567 (UK
+    Biobank's instance and array), anything else is itself;
     the name of a cohort before a colon stays.
     """
-    brats = re.fullmatch(rf"((?:.*{SEPARATOR})?BraTS-[A-Za-z]+-\d+)-\d+", subject)
-    if brats:
-        return brats.group(1)
+    counted = VISITS.fullmatch(subject)
+    if counted:
+        return counted.group(1) or counted.group(2)
     return subject.split("_ses-")[0]
 
 

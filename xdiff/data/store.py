@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from xdiff.config import Projection
 from xdiff.errors import InputError
 
 
@@ -38,6 +39,23 @@ class Store:
     def label_names(self) -> dict[int, str]:
         """Label value -> its meaning; empty where the cohort has no labels."""
         return {int(value): name for value, name in self.info["labels"].items()}
+
+    @property
+    def projection(self) -> Projection | None:
+        """Which contrast is a projection, constant along its axis; None where all are volumes."""
+        found = self.info.get("projection")
+        return Projection(**found) if found else None
+
+    @property
+    def anatomy(self) -> str:
+        """brain, body or knee; stores of older code hold brains."""
+        return self.info.get("anatomy", "brain")
+
+    @property
+    def known_as(self) -> tuple[str, ...]:
+        """The contrasts under the names that models of other cohorts know them by."""
+        names = self.info.get("read_as", {})
+        return tuple(names.get(contrast, contrast) for contrast in self.contrasts)
 
     @property
     def subjects(self) -> list[str]:

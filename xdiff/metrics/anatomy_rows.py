@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xdiff.config import DIXON
+from xdiff.config import WATER_FAT
 from xdiff.data.split import Split
 from xdiff.data.store import Store
 from xdiff.errors import InputError
@@ -32,8 +32,8 @@ _POINT = ("subject", "K", "axis", "indices", "policy", "contrasts_given", "thick
 
 def anatomy_of(volume: np.ndarray, store: Store, subject: str) -> dict[str, float]:
     """ANATOMY of a volume (C, X, Y, Z) in units of the subject's scale; NaN where there is no body, or no spine in it."""
-    if not set(DIXON) <= set(store.contrasts):
-        raise InputError(store.folder, f"contrasts {', '.join(store.contrasts)}", f"both of {', '.join(DIXON)}")
+    if not set(WATER_FAT) <= set(store.contrasts):
+        raise InputError(store.folder, f"contrasts {', '.join(store.contrasts)}", f"both of {', '.join(WATER_FAT)}")
     # the scale is of each contrast; a fraction of the two needs their common unit back
     raw = {name: volume[i] * store.scale(subject)[i] for i, name in enumerate(store.contrasts)}
     return measure(raw["water"], raw["fat"], store.spacing_mm(subject))

@@ -6,10 +6,13 @@ import numpy as np
 from skimage.metrics import structural_similarity
 
 SSIM_WINDOW = 7
+WHOLE = {"brain": "brain", "body": "body", "knee": "foreground"}  # anatomy -> what the region of its whole foreground is called
 CURVE_BIN_MM = 4.0
 
 
-def regions(foreground: np.ndarray, given: np.ndarray, labels: np.ndarray | None) -> dict[str, tuple[np.ndarray, float]]:
+def regions(
+    foreground: np.ndarray, given: np.ndarray, labels: np.ndarray | None, anatomy: str = "brain"
+) -> dict[str, tuple[np.ndarray, float]]:
     """Region name to (mask of the voxels whose error counts, number of voxels it is divided by).
 
     `unseen`, the headline, charges every non-given voxel but divides by the non-given *foreground* voxels, so that painting
@@ -18,7 +21,7 @@ def regions(foreground: np.ndarray, given: np.ndarray, labels: np.ndarray | None
     hidden = ~given
     found = {
         "grid": (np.ones_like(foreground), float(foreground.size)),
-        "brain": (foreground, float(foreground.sum())),
+        WHOLE[anatomy]: (foreground, float(foreground.sum())),
         "unseen": (hidden, float((hidden & foreground).sum())),
         "unseen_masked": (hidden & foreground, float((hidden & foreground).sum())),
         "outside": (~foreground, float((~foreground).sum())),
@@ -44,7 +47,7 @@ def by_region(
     for name, (mask, size) in where.items():
         mse = float(square[mask].sum() / size)
         rows.append((name, "psnr", psnr(mse)))
-        if name in ("grid", "brain", "unseen", "unseen_masked"):
+        if name in ("grid", *WHOLE.values(), "unseen", "unseen_masked"):
             power = float((truth[mask].astype(np.float64) ** 2).sum())
             rows.append((name, "mae", float(absolute[mask].sum() / size)))
             rows.append((name, "nmse", float(square[mask].sum() / power)))
@@ -58,7 +61,8 @@ def ssim_by_region(
     window = min(SSIM_WINDOW, min(truth.shape) - 1 + min(truth.shape) % 2)
     mean, full = structural_similarity(truth, prediction, data_range=1.0, win_size=window, full=True)
     rows = [("grid", "ssim", float(mean))]
-    return rows + [(name, "ssim", float(full[where[name][0]].mean())) for name in ("brain", "unseen_masked") if name in where]
+    inside = [name for name in where if name in (*WHOLE.values(), "unseen_masked")]
+    return rows + [(name, "ssim", float(full[where[name][0]].mean())) for name in inside]
 
 
 def by_distance(
