@@ -79,7 +79,7 @@ def test_marrow_is_neither_muscle_nor_adipose_tissue_nor_air() -> None:
 
 @pytest.mark.parametrize("patient", [0, 15])
 def test_the_spine_of_a_phantom_body_is_found_within_a_voxel(patient: int) -> None:
-    """A woman of BMI 28, and a man of 38 with a scoliosis of 25 degrees; from L5/S1 or the lower end of the stretch upwards."""
+    """A woman of BMI 28, and a man of 38 with a scoliosis; from L5/S1, or the lower end of the stretch, to C7/T1."""
     images, _, affine, known = body_subject(1, patient, 6.0)
     tissue, whole = body_mask(images["water"], images["fat"], (6.0,) * 3)
     found = spine_centre_line(marrow_likeness(images["water"], images["fat"], tissue & whole), whole, (6.0,) * 3) + affine[:3, 3]
@@ -87,7 +87,7 @@ def test_the_spine_of_a_phantom_body_is_found_within_a_voxel(patient: int) -> No
     inside = (found[:, 2] >= truth[0, 2]) & (found[:, 2] <= truth[-1, 2])
     assert inside.sum() > 50 and np.hypot(*off_mm(found[inside], truth).T).mean() < 6
     same = truth[(truth[:, 2] >= found[inside][0, 2]) & (truth[:, 2] <= found[inside][-1, 2])]
-    for name, tolerance in (("spine_cobb_deg", 4), ("spine_kyphosis_deg", 4)):
+    for name, tolerance in (("spine_cobb_deg", 5), ("spine_kyphosis_deg", 5)):
         assert spine_shape(found[inside])[name] == pytest.approx(spine_shape(same)[name], abs=tolerance)
 
 
