@@ -82,7 +82,8 @@ def test_the_same_command_again_changes_no_measured_time_and_more_of_a_sweep_add
 
 def test_tables_and_figures_are_made_as_the_rules_make_them(finished: Path) -> None:
     assert {p.name for p in (finished / "tables").iterdir()} == {
-        *("main.tsv", "main.md", "main.tex", "paired.tsv", "posterior.tsv", "ablation.tsv", "tumours.tsv", "swap.tsv")
+        *("main.tsv", "main.md", "main.tex", "paired.tsv", "posterior.tsv", "ablation.tsv", "tumours.tsv", "swap.tsv"),
+        "anatomy.tsv",
     }
     captions = json.loads((finished / "figures/captions.json").read_text())
     assert "psnr_vs_k" in captions and all((finished / f"figures/{name}.png").is_file() for name in captions)

@@ -30,8 +30,8 @@ ORDER = (
     ),
     *("resident", "kinds", "local", "local_fit", "augment", "draws", "progress", "loop", "model"),
     *("train", "sample", "stats", "metrics", "segment", "trust"),
-    *("markup", "layout", "posterior_checks", "ablation", "tumours", "drawing", "panel", "captions", "step_sweep"),
-    *("training_curves", "tumour_figures", "tumour_panel"),
+    *("markup", "layout", "posterior_checks", "ablation", "anatomy", "tumours", "drawing", "panel", "captions", "step_sweep"),
+    *("training_curves", "tumour_figures", "tumour_panel", "anatomy_figures"),
     *("quality_vs_seconds", "ablation_figure", "tables", "figures", "data_page", "report", "reference"),
     *("clocks", "sizes", "timing", "official_networks", "official", "bench", "unit_costs", "forecast", "plan", "cli"),
 )

@@ -30,6 +30,7 @@ from xdiff.config import (
     EMBEDDED,
     Config,
     Job,
+    has_water_fat,
     jobs,
     load_config,
     method_json,
@@ -50,6 +51,7 @@ from xdiff.data.store import Store
 from xdiff.errors import InputError, ManyInputErrors
 from xdiff.ledger import measured
 from xdiff.metrics.__main__ import collect
+from xdiff.metrics.anatomy_rows import write_real
 from xdiff.metrics.evaluate import evaluate
 from xdiff.metrics.panel import build_panels
 from xdiff.plain import digest
@@ -148,6 +150,10 @@ def _split_tasks(config: Config, cohort: str, out: Path, data_root: Path | None)
 def _preprocess_tasks(config: Config, cohort: str, grid: str, out: Path, data_root: Path | None) -> Iterator[Task]:
     call, settings = partial(_preprocess, config, cohort, grid, out, data_root), _settings(config, (cohort,), grid)
     yield Task(f"preprocess {cohort} {grid}", call, f"preprocess/{cohort}/{grid}", (out / "data" / cohort / grid,), settings)
+    if has_water_fat(config.cohorts[cohort]):
+        table = _real(cohort, grid, out)
+        call = partial(_measure, cohort, grid, out)
+        yield Task(f"anatomy {cohort} {grid}", call, f"anatomy/{cohort}/{grid}", (table,), settings)
 
 
 def _train_tasks(config: Config, origin: str, grid: str, method: str, out: Path) -> Iterator[Task]:
@@ -162,7 +168,7 @@ def _sample_tasks(config: Config, job: Job, out: Path) -> Iterator[Task]:
     settings = _settings(config, (job.cohort, *parts_of(job.trained_on)), job.grid, job.method)
     folder, table = _folder(job, out / "samples"), _table(job, out)
     yield Task(step.name, partial(_sample, config, job, out), f"sample/{place}", (folder,), settings)
-    yield Task(f"evaluate {step.place}", partial(_evaluate, folder, table), f"evaluate/{place}", (table,))
+    yield Task(f"evaluate {step.place}", partial(_evaluate, config, job, out), f"evaluate/{place}", (table,))
 
 
 def _segmenter_tasks(config: Config, cohort: str, grid: str, out: Path) -> Iterator[Task]:
@@ -226,9 +232,22 @@ def _sample(config: Config, job: Job, out: Path) -> None:
     sample(entry, weights, Store(data / job.grid), read_split(data / "split.tsv"), config.sweeps[job.sweep], folder)
 
 
-def _evaluate(folder: Path, table: Path) -> None:
+def _real(cohort: str, grid: str, out: Path) -> Path:
+    return out / "metrics" / cohort / grid / "anatomy.tsv"
+
+
+def _measure(cohort: str, grid: str, out: Path) -> None:
+    data = out / "data" / cohort
+    write_real(Store(data / grid), read_split(data / "split.tsv"), _real(cohort, grid, out))
+
+
+def _evaluate(config: Config, job: Job, out: Path) -> None:
+    manifest, table, real, training = _folder(job, out / "samples") / "manifest-1-of-1.tsv", _table(job, out), None, []
+    if has_water_fat(config.cohorts[job.cohort]):
+        real = _real(job.cohort, job.grid, out)
+        training = [_real(part, job.grid, out) for part in parts_of(job.trained_on)]
     table.parent.mkdir(parents=True, exist_ok=True)
-    evaluate(folder / "manifest-1-of-1.tsv").to_csv(table, sep="\t", index=False)
+    evaluate(manifest, real, training).to_csv(table, sep="\t", index=False)
 
 
 def _folder(job: Job, base: Path) -> Path:

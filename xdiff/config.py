@@ -26,6 +26,7 @@ DXA = "dxa"  # another one, as a projection
 POLICIES = ("uniform", "centre", "random", "tumour", "off_tumour", "orthogonal", "tilted", "every_fifth", "swap", "projection")
 OWN_NUMBER = ("every_fifth",)  # policies that give as many sections as the head has room for: their K is 0
 BESIDE = ("truth", "mask_linear")  # rows of masks that are of no method: of the real volumes, and of no image at all
+WATER_FAT = ("water", "fat")  # contrasts of a cohort of bodies whose anatomy is measured
 ANATOMIES = ("brain", "body", "knee")
 TIERS = ("cpu", "gpu", "full")
 SKULL_STRIP = ("hd-bet", "deepbet")
@@ -439,6 +440,11 @@ def segment_jobs(config: Config) -> list[Job]:
 def with_real(masked: Sequence[Job]) -> list[Job]:
     """The jobs whose volumes are segmented, and after them, as methods, the real volumes and the control of every sweep."""
     return [*masked, *dict.fromkeys(job._replace(method=name) for job in masked for name in BESIDE)]
+
+
+def has_water_fat(cohort: Cohort) -> bool:
+    """Whether its volumes have both contrasts of WATER_FAT."""
+    return set(WATER_FAT) <= set(cohort.contrasts)
 
 
 def without_fold(cohort: str) -> str:

@@ -35,6 +35,7 @@ STYLE = {
 }
 # Okabe and Ito's colour-blind safe colours for what is learned, greys for the trivial rows, black for the floor.
 MARKS = {
+    "population_mean": ("#000000", "1"),
     "zeros": ("#bbbbbb", "x"),
     "mean_template": ("#a6a6a6", "*"),
     "nearest": ("#a6a6a6", "v"),

@@ -17,12 +17,21 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from xdiff import ablation_figure, captions, quality_vs_seconds, step_sweep, training_curves, tumour_figures, tumour_panel
+from xdiff import (
+    ablation_figure,
+    anatomy_figures,
+    captions,
+    quality_vs_seconds,
+    step_sweep,
+    training_curves,
+    tumour_figures,
+    tumour_panel,
+)
 from xdiff.captions import NothingToShow
 from xdiff.drawing import PAGE_IN, STYLE, Look, bars, k_axis, lines, looks, page, rows_of
 from xdiff.layout import base_setting, chosen_ks, families, in_setting
 from xdiff.panel import panel_figure, read_panels
-from xdiff.stats import is_history, of_masks, one_step_count, read_metrics, without_ablations
+from xdiff.stats import is_history, of_anatomy, of_masks, one_step_count, read_metrics, without_ablations
 
 
 @mpl.rc_context(STYLE)
@@ -129,6 +138,8 @@ FIGURES: dict[str, tuple[Callable, Callable]] = {
     "ablation": (ablation_figure.figure, ablation_figure.caption),
     "dice_vs_k": (tumour_figures.dice_vs_k, tumour_figures.dice_vs_k_caption),
     "lesions": (tumour_figures.lesion_figure, tumour_figures.lesions_caption),
+    "anatomy": (anatomy_figures.agreement, anatomy_figures.agreement_caption),
+    "anatomy_vs_k": (anatomy_figures.errors_vs_k, anatomy_figures.errors_vs_k_caption),
 }
 
 
@@ -147,10 +158,12 @@ def all_figures(
     panel, tumours: panel.npz and tumour_panel.npz, where there are any.
     """
     history, masks = metrics[is_history(metrics)], metrics[of_masks(metrics)]
-    measured = metrics[~is_history(metrics) & ~of_masks(metrics)]
+    bodies = metrics[of_anatomy(metrics)]
+    measured = metrics[~is_history(metrics) & ~of_masks(metrics) & ~of_anatomy(metrics)]
     tables = {"steps": measured, "training_curves": without_ablations(history), "ablation": measured}
     tables["quality_vs_seconds"] = without_ablations(measured)  # every number of steps
     tables |= dict.fromkeys(("dice_vs_k", "lesions"), without_ablations(one_step_count(masks)))
+    tables |= dict.fromkeys(("anatomy", "anatomy_vs_k"), without_ablations(one_step_count(bodies)))
     compared = without_ablations(one_step_count(measured))
     for name, (draw, describe) in ({only: FIGURES[only]} if only else FIGURES).items():
         table = tables.get(name, compared)

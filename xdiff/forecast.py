@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xdiff.bench import REPOSITORY, Step, steps
-from xdiff.config import EMBEDDED, Config, Job, MethodEntry, parts_of, source_folder
+from xdiff.config import EMBEDDED, Config, Job, MethodEntry, has_water_fat, parts_of, source_folder
 from xdiff.data.cohorts import find_subjects
 from xdiff.data.gaussian_field import field_names
 from xdiff.data.joint import join_splits
@@ -271,6 +271,8 @@ class Forecast:
         yield line
         scored = Line("evaluate", line.place, step.at, volumes=volumes, at_most=line.at_most, after=[line.name])
         scored.add(self.costs.find(self._wanted("evaluate", job.cohort, job.grid)), volumes, "evaluate")
+        if has_water_fat(self.config.cohorts[job.cohort]):
+            scored.missing.append("anatomy")
         yield scored
 
 

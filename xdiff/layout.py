@@ -17,7 +17,7 @@ from xdiff.stats import ROW, base_of, one_step_count, rows_among, without_ablati
 
 TRIVIAL = ["zeros", "mean_template", "nearest", "linear", "cubic", "retrieval", "gaussian"]
 METHODS = [
-    *(*TRIVIAL, "gaussian_posed", "gaussian_local", "gaussian_local_posed"),
+    *("population_mean", *TRIVIAL, "gaussian_posed", "gaussian_local", "gaussian_local_posed"),
     *("unet", "unet2d", "mednerf", "tpdm", "score", "flow3d", "xdiff_paper", "xdiff", "mask_linear", "truth"),
 ]
 REGION_NOTES = {
@@ -162,16 +162,24 @@ def k_name(k: int) -> str:
 
 
 def table_of(
-    title: str, caption: str, columns: Columns, labels: dict, interval: bool = True, lowest: Sequence[str] = ()
+    title: str,
+    caption: str,
+    columns: Columns,
+    labels: dict,
+    interval: bool = True,
+    lowest: Sequence[str] = (),
+    ranked: bool = True,
 ) -> Table:
     """Methods x `columns`, (group, name) -> rows with ROW, mean, lo and hi; a method without any row is left out.
 
-    lowest: names of columns whose lowest number is the best.
+    lowest: names of columns whose lowest number is the best; ranked: whether there is a best at all.
     """
     used = pd.concat(columns.values())
     present = [key for key in labels if key in set(map(tuple, used[ROW].to_numpy()))]
-    cells = zip(*[_column(part, present, 2, interval, key[1] in lowest) for key, part in columns.items()], strict=True)
-    return Table(title, caption, tuple(columns), tuple((labels[k], c) for k, c in zip(present, cells, strict=True)))
+    cells = [_column(part, present, 2, interval, key[1] in lowest) for key, part in columns.items()]
+    cells = cells if ranked else [[cell._replace(best=False) for cell in column] for column in cells]
+    rows = zip(present, zip(*cells, strict=True), strict=True)
+    return Table(title, caption, tuple(columns), tuple((labels[key], row) for key, row in rows))
 
 
 def chosen_ks(curves: pd.DataFrame) -> list[int]:

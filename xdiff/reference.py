@@ -5,8 +5,9 @@
 Kept per subject: PSNR in `unseen_masked` of every point; more regions and metrics of the base point (axial, uniform,
 thinnest), and its error against distance at K = 1 and 5 in the centred frame; there too the band variances of samples and the
 MAE of their method's mean, for the posterior checks and the figure of steps; of policy swap the PSNR in `unseen`; scores of
-masks, but volumes and distances of voxels; how trainings went; panels of models trained on the cohort itself, centred; figures
-as PNG, charts in 256 colours. What is left out can be made again by the command in provenance.json.
+masks, but volumes and distances of voxels; of the base point, anatomy of bodies; how trainings went; panels of models trained
+on the cohort itself, centred; figures as PNG, charts in 256 colours. What is left out can be made again by the command in
+provenance.json.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from xdiff.config import load_config, parts_of
 from xdiff.errors import InputError
 from xdiff.posterior_checks import check_rows
 from xdiff.report import read_ledger
-from xdiff.stats import LESION_METRICS, fill_contrasts_given, is_history, of_masks
+from xdiff.stats import LESION_METRICS, fill_contrasts_given, is_history, of_anatomy, of_masks
 
 METRICS, TUMOURS = "metrics.tsv.gz", "tumour_panel.npz"
 IMAGES = ("panel_", "tumour_")  # figures with scales of grey and colour
@@ -55,9 +56,10 @@ def shorten(metrics: pd.DataFrame) -> pd.DataFrame:
     coarse_ssim = (metrics["metric"] == "ssim") & (metrics["region"] == "grid")
     swapped = (metrics["policy"] == "swap") & (metrics["metric"] == "psnr") & (metrics["region"] == "unseen") & ~curve
     masks = of_masks(metrics) & metrics["metric"].isin(KEPT_MASKS)
+    bodies = base & of_anatomy(metrics)
     checked = base & (metrics["region"] == "unseen_masked") & check_rows(metrics)
     curves &= metrics["frame"] == "centred"
-    kept = metrics[told | everywhere | (scalars & ~coarse_ssim) | curves | checked | swapped | masks].copy()
+    kept = metrics[told | everywhere | (scalars & ~coarse_ssim) | curves | checked | swapped | masks | bodies].copy()
     kept["indices"] = ""
     # a time needs its device and a cost its weights; on the other rows they would be a third of the file
     kept.loc[~kept["metric"].isin(["seconds", "evaluations"]), ["device", "weights"]] = ""

@@ -18,7 +18,7 @@ import pandas as pd
 
 from xdiff.errors import InputError
 from xdiff.markup import to_html
-from xdiff.tables import read_ablation, read_main, read_paired, read_posterior, read_swap, read_tumours, sections
+from xdiff.tables import read_ablation, read_anatomy, read_main, read_paired, read_posterior, read_swap, read_tumours, sections
 
 _STYLE = """
 :root { --ink: #1b1b1b; --faint: #666; --rule: #d9d9d9; --band: #f6f6f4; --accent: #b34a00; }
@@ -122,6 +122,7 @@ def page(tables: Path, figures: Path, benchmarks: Path | None, title: str, data:
         read_ablation(tables / "ablation.tsv"),
         read_tumours(tables / "tumours.tsv"),
         read_swap(tables / "swap.tsv"),
+        read_anatomy(tables / "anatomy.tsv"),
     )
     parts = [("figures", "Figures", _figures(figures)), ("tables", "Tables", _tables(families))]
     parts += [("data", "Data", "".join(map(_data, data)))] if data else []

@@ -24,6 +24,13 @@ ROW = ["method", "estimate", "steps"]
 MEASURE = ["region", "metric"]
 LESION_METRICS = ["lesion_dice", "found", "distance_mm", "size_ml"]  # with x_name `lesion`: of one lesion each
 MASK_METRICS = ["dice", "hd95", "lesion_hd95", "recall", "false_lesions", "volume_ml", *LESION_METRICS]
+# of a body, in region `body`, contrast `all`: BODY_MEASURES and what is measured of the spine's centre-line (metrics/anatomy.py)
+BODY_MEASURES = ("body_volume_l", "fat_fraction", "adipose_volume_l")
+SPINE_MEASURES = ("spine_cobb_deg", "spine_lateral_mm", "spine_kyphosis_deg", "spine_lordosis_deg", "spine_curvature_per_m")
+ANATOMY = (*BODY_MEASURES, *SPINE_MEASURES)
+FOUND = {BODY_MEASURES: "body_found", SPINE_MEASURES: "spine_found"}  # 1 or 0: never undefined, so that misses are counted
+ANATOMY_METRICS = [*ANATOMY, *FOUND.values()]
+TRUTH, CONTROL = "truth", "population_mean"  # rows beside the methods': of the real volume, of the training subjects' mean
 _TEXT = [*POINT[:-2], "method", "estimate", "subject", "contrast", *MEASURE, "x_name"]
 _FREE_TEXT = ["indices", "norm", "split", "weights", "device"]
 _WHOLE = ["K", "steps", "seed", "train_seed"]
@@ -116,6 +123,11 @@ def is_history(metrics: pd.DataFrame) -> pd.Series:
 def of_masks(metrics: pd.DataFrame) -> pd.Series:
     """True for the rows of segmentations of volumes, False for those of the volumes themselves; shape (rows,)."""
     return metrics["metric"].isin(MASK_METRICS)
+
+
+def of_anatomy(metrics: pd.DataFrame) -> pd.Series:
+    """True for the rows of what bodies measure, of any method, of TRUTH and of CONTROL; shape (rows,)."""
+    return metrics["metric"].isin(ANATOMY_METRICS)
 
 
 def base_of(method: str) -> str:

@@ -1,8 +1,8 @@
 """The paper's tables from results/metrics/all.tsv: main.tsv, paired.tsv, posterior.tsv, ablation.tsv, tumours.tsv, swap.tsv,
-main.md and main.tex.
+anatomy.tsv, main.md and main.tex.
 
-The .tsv hold every number (the last three none where nothing is ablated, segmented, swapped). main.md and main.tex are to read:
-one number of steps per estimate, but for the posterior checks, which show all; ablations in tables of their own.
+The .tsv hold every number (the last four none where nothing is ablated, segmented, swapped, or a body). main.md and main.tex
+are to read: one number of steps per estimate, but for the posterior checks, which show all; ablations in tables of their own.
 
 `python -m xdiff.tables --metrics results/metrics/all.tsv --out results/tables [--skipped results/metrics/skipped.tsv]`
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from xdiff import ablation, posterior_checks, tumours
+from xdiff import ablation, anatomy, posterior_checks, tumours
 from xdiff.errors import InputError
 from xdiff.layout import GAIN_OVER, is_reference, layout, method_rank
 from xdiff.markup import Cell, Table, to_latex, to_markdown
@@ -35,7 +35,7 @@ from xdiff.stats import (
 MAIN_COLUMNS = [*POINT[:-1], *ROW, *MEASURE, "K", "mean", "lo", "hi", "n", "volumes", "seconds", "evaluations"]
 MAIN_COLUMNS += ["device", "split"]
 _NUMBERS = ["thickness_mm", "steps", "K", "mean", "lo", "hi", "p", "n", "draws", "volumes", "seconds", "evaluations"]
-_NUMBERS += ["of_ceiling", "of_ceiling_lo", "of_ceiling_hi", "own", "swapped"]
+_NUMBERS += ["of_ceiling", "of_ceiling_lo", "of_ceiling_hi", "own", "swapped", *anatomy.AGREEMENT, *anatomy.GAIN, "missing"]
 PAIRED_COLUMNS = [*POINT, "region", *ROW, "reference", "reference_method", "mean", "lo", "hi", "p", "n"]
 
 
@@ -81,6 +81,11 @@ def read_swap(path: Path | str) -> pd.DataFrame:
     return _read(path, tumours.SWAP_COLUMNS)
 
 
+def read_anatomy(path: Path | str) -> pd.DataFrame:
+    """anatomy.tsv as anatomy.numbers returned it."""
+    return _read(path, anatomy.COLUMNS)
+
+
 def _read(path: Path | str, columns: list[str]) -> pd.DataFrame:
     table = fill_contrasts_given(pd.read_csv(path, sep="\t", dtype={c: str for c in columns if c not in _NUMBERS}))
     missing = [c for c in columns if c not in table.columns]
@@ -124,9 +129,11 @@ def sections(
     ablations: pd.DataFrame,
     masks: pd.DataFrame,
     swapped: pd.DataFrame,
+    bodies: pd.DataFrame,
 ) -> list[tuple[str, list[Table]]]:
-    """All tables to read, by family, from what main.tsv, paired.tsv, posterior.tsv, ablation.tsv, tumours.tsv, swap.tsv hold."""
-    more = [posterior_checks.tables(checks), ablation.tables(ablations), tumours.tables(masks, swapped)]
+    """All tables to read, by family, from what main.tsv, paired.tsv, posterior.tsv, ablation.tsv, tumours.tsv, swap.tsv and
+    anatomy.tsv hold."""
+    more = [posterior_checks.tables(checks), ablation.tables(ablations), tumours.tables(masks, swapped), anatomy.tables(bodies)]
     return [(title, [*own, *(table for part in more for table in part.get(title, []))]) for title, own in layout(numbers, paired)]
 
 
@@ -174,6 +181,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     found["posterior"] = posterior_checks.check_numbers(metrics)
     found["ablation"] = ablation.numbers(metrics)
     found |= {"tumours": tumours.numbers(metrics), "swap": tumours.swap_numbers(metrics)}
+    found["anatomy"] = anatomy.numbers(metrics)
     for name, table in found.items():
         table.to_csv(args.out / f"{name}.tsv", sep="\t", index=False, float_format="%.6g")
     parts = sections(*found.values())

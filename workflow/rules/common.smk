@@ -111,6 +111,11 @@ def mask_tables():
     return [f"results/segmentations/{folder}/masks-{shard}.tsv" for folder in folders for shard in SHARDS]
 
 
+def anatomy_of(cohort, grid):
+    """What the real bodies of a cohort measure, or nothing where its volumes are not of bodies."""
+    return f"results/metrics/{cohort}/{grid}/anatomy.tsv" if xcfg.has_water_fat(CFG.cohorts[cohort]) else []
+
+
 def skipped_of(job):
     return f"results/samples/{folder_of(job)}/skipped-{SHARDS[0]}.tsv"
 

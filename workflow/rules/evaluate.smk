@@ -1,10 +1,39 @@
 # Manifests to long tables, long tables to one.
+ANATOMY_CODE = [workflow.source_path(f"../../xdiff/metrics/{m}.py") for m in ("spine", "anatomy", "anatomy_rows")]
+
+
+rule anatomy:
+    # What real bodies measure: the truth of the test subjects, and the training subjects' mean, the control of all methods.
+    input:
+        data="results/data/{cohort}/{grid}/dataset.json",
+        split="results/data/{cohort}/split.tsv",
+        code=ANATOMY_CODE,
+    output:
+        "results/metrics/{cohort}/{grid}/anatomy.tsv",
+    log:
+        "results/logs/anatomy/{cohort}/{grid}.log",
+    benchmark:
+        "results/benchmarks/anatomy/{cohort}/{grid}.tsv"
+    conda:
+        "../envs/xdiff.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+        disk_mb=100,
+    shell:
+        "OMP_NUM_THREADS=1 python -m xdiff.metrics anatomy --data $(dirname {input.data:q}) --split {input.split:q}"
+        " --out {output:q} > {log:q} 2>&1"
 
 
 rule evaluate:
     input:
         manifest="results/samples/{cohort}/{grid}/{method}@{trained_on}/{sweep}/manifest-{shard}.tsv",
-        code=[workflow.source_path(f"../../xdiff/metrics/{m}.py") for m in ("core", "spectrum", "samples", "evaluate")],
+        real=lambda wc: anatomy_of(wc.cohort, wc.grid),
+        training=lambda wc: [
+            anatomy_of(part, wc.grid) for part in xcfg.parts_of(wc.trained_on) if anatomy_of(wc.cohort, wc.grid)
+        ],
+        code=[workflow.source_path(f"../../xdiff/metrics/{m}.py") for m in ("core", "spectrum", "samples", "evaluate")]
+        + ANATOMY_CODE,
     output:
         "results/metrics/{cohort}/{grid}/{method}@{trained_on}/{sweep}/{shard}.tsv",
     log:
@@ -17,8 +46,11 @@ rule evaluate:
         mem_mb=2000,
         runtime=120,
         disk_mb=100,
+    params:
+        real=lambda wc, input: f"--real {input.real} --training {' '.join(input.training)}" if input.real else "",
     shell:
-        "OMP_NUM_THREADS=1 python -m xdiff.metrics evaluate --manifest {input.manifest:q} --out {output:q} > {log:q} 2>&1"
+        "OMP_NUM_THREADS=1 python -m xdiff.metrics evaluate --manifest {input.manifest:q} {params.real} --out {output:q}"
+        " > {log:q} 2>&1"
 
 
 rule collect:

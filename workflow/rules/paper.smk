@@ -1,10 +1,20 @@
 # Tables, figures and the page, from the long table alone. None of these loads torch.
 REFERENCES = sorted(p.parent.name for p in Path(REPOSITORY).glob("results/reference/*/metrics.tsv.gz"))
-TABLE_MODULES = ("tables", "posterior_checks", "ablation", "tumours", "segment/regions", "stats", "layout", "markup")
+TABLE_MODULES = (
+    "tables",
+    "posterior_checks",
+    "ablation",
+    "anatomy",
+    "tumours",
+    "segment/regions",
+    "stats",
+    "layout",
+    "markup",
+)
 TABLE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in TABLE_MODULES]
 FIGURE_MODULES = ("figures", "drawing", "panel", "captions", "step_sweep", "training_curves", "stats", "layout")
 FIGURE_MODULES += ("ablation_figure", "ablation", "posterior_checks", "quality_vs_seconds")
-FIGURE_MODULES += ("tumour_figures", "tumour_panel", "tumours")
+FIGURE_MODULES += ("tumour_figures", "tumour_panel", "tumours", "anatomy_figures", "anatomy")
 FIGURE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in FIGURE_MODULES]
 
 
@@ -22,6 +32,7 @@ rule tables:
         ablation="results/tables/ablation.tsv",
         tumours="results/tables/tumours.tsv",
         swap="results/tables/swap.tsv",
+        anatomy="results/tables/anatomy.tsv",
     log:
         "results/logs/tables.log",
     benchmark:

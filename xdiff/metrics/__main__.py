@@ -1,4 +1,4 @@
-"""python -m xdiff.metrics evaluate|collect|panel"""
+"""python -m xdiff.metrics evaluate|anatomy|collect|panel"""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pathlib import Path
 import pandas as pd
 
 from xdiff.config import without_fold
+from xdiff.data.split import read_split
+from xdiff.data.store import Store
 from xdiff.errors import InputError
+from xdiff.metrics.anatomy_rows import write_real
 from xdiff.metrics.evaluate import COLUMNS, KEY, evaluate
 from xdiff.metrics.history import history_rows
 from xdiff.metrics.panel import build_panels
@@ -41,6 +44,12 @@ def main(argv: list[str] | None = None) -> None:
     one = verbs.add_parser("evaluate", help="score every volume of one manifest")
     one.add_argument("--manifest", type=Path, required=True)
     one.add_argument("--out", type=Path, required=True)
+    one.add_argument("--real", type=Path, help="anatomy of the cohort's real bodies: of every volume it is scored then")
+    one.add_argument("--training", type=Path, nargs="*", default=[], help="anatomy of real bodies of every cohort trained on")
+    bodies = verbs.add_parser("anatomy", help="measure the real bodies of a cohort with contrasts water and fat")
+    bodies.add_argument("--data", type=Path, required=True, help="preprocessed cohort, results/data/COHORT/GRID")
+    bodies.add_argument("--split", type=Path, required=True, help="split TSV")
+    bodies.add_argument("--out", type=Path, required=True)
     many = verbs.add_parser("collect", help="join the tables of many manifests")
     many.add_argument("--inputs", type=Path, nargs="+", required=True)
     many.add_argument("--history", type=Path, nargs="*", default=[], help="history.jsonl of every model, empty or not")
@@ -51,11 +60,12 @@ def main(argv: list[str] | None = None) -> None:
     views.add_argument("--manifests", type=Path, nargs="+", required=True)
     views.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.verb == "evaluate":
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        evaluate(args.manifest).to_csv(args.out, sep="\t", index=False)
+        evaluate(args.manifest, args.real, args.training).to_csv(args.out, sep="\t", index=False)
+    elif args.verb == "anatomy":
+        write_real(Store(args.data), read_split(args.split), args.out)
     elif args.verb == "collect":
-        args.out.parent.mkdir(parents=True, exist_ok=True)
         collect(args.inputs, args.out, args.history)
         if args.out_skipped:
             pd.concat([pd.read_csv(p, sep="\t", dtype=str) for p in args.skipped]).to_csv(args.out_skipped, sep="\t", index=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pandas as pd
 from xdiff.config import given_contrasts
 from xdiff.data.store import Store
 from xdiff.errors import InputError
-from xdiff.metrics import core, samples, spectrum
+from xdiff.metrics import anatomy_rows, core, samples, spectrum
 from xdiff.planes import AXES, AnyPlane, distance_mm, parse_plane
 from xdiff.seen import counts_as_given
 from xdiff.volumes import read_volume
@@ -27,8 +27,11 @@ KEY = [c for c in COLUMNS if c not in ("value", "device", "weights", "split", "n
 COPIED = [c for c in COLUMNS if c not in ("contrast", "region", "metric", "x_name", "x", "value")]
 
 
-def evaluate(manifest: Path) -> pd.DataFrame:
+def evaluate(manifest: Path, real: Path | None = None, training: Sequence[Path] = ()) -> pd.DataFrame:
     """Long rows (COLUMNS) of every volume of a manifest, and of ensembles where a point has several draws.
+
+    real: of a cohort of bodies, anatomy of its real volumes (xdiff metrics anatomy); training: the same of the cohorts that were
+    trained on. With them, rows of anatomy: of every volume, and of `truth` and `population_mean` at every point.
 
     Voxels count as given, and are not scored as unseen, where `seen.counts_as_given` says so: those of thin sections of an axis,
     those next to an oblique one, and of a thick one only the middle where it makes up more than half of the average.
@@ -47,6 +50,8 @@ def evaluate(manifest: Path) -> pd.DataFrame:
     for _, group in drawn.groupby(same, sort=False, dropna=False):
         if len(group) > 1:
             rows += _ensemble_rows(group)
+    if real:
+        rows += _anatomy_rows(table.to_dict("records"), real, training)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -134,6 +139,17 @@ def _spectrum_rows(record: Mapping[str, Any], contrast: str, c: int, prediction:
                 yield _row(contrast, "unseen_masked", metric, ratio, "band", band)
         else:
             yield _row(contrast, "unseen_masked", metric, value)
+
+
+def _anatomy_rows(records: Sequence[Mapping[str, Any]], real: Path, training: Sequence[Path]) -> Iterator[dict]:
+    if not training:
+        raise InputError("--training", "no table", "anatomy of the training subjects' real volumes, beside --real")
+    for record in records:
+        values = anatomy_rows.anatomy_of(load_prediction(record), _store(record["target"]), record["subject"])
+        yield from ({**{c: record[c] for c in COPIED}, **row} for row in anatomy_rows.rows_of(values))
+    mean = anatomy_rows.population_mean([anatomy_rows.read_real(path) for path in training])
+    copied = [{c: record[c] for c in COPIED} for record in records]
+    yield from anatomy_rows.rows_beside(copied, anatomy_rows.read_real(real), mean, real)
 
 
 def _ensemble_rows(group: pd.DataFrame) -> list[dict]:
