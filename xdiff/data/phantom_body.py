@@ -10,7 +10,6 @@ Arrays are RAS+ (x Right, y Anterior, z Superior); the middle of the field of vi
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy as np
 from xdiff.data.body_drawing import FIELD, PART, Body, draw_body
 from xdiff.data.body_dxa import scan_dxa
 from xdiff.data.fields import noise
+from xdiff.data.workers import write_subjects
 from xdiff.plain import write_json
 from xdiff.volumes import write_volume
 
@@ -37,13 +37,7 @@ def write_phantom_body(out: Path, n_patients: int, seed: int, spacing_mm: float 
         raise ValueError(f"phantom-body: found n_patients={n_patients}, expected >= 1")
     folders = [Path(out) / name for name in phantom_body_names(n_patients)]
     work = [(folder, seed, patient, spacing_mm) for patient, folder in enumerate(folders)]
-    if workers == 1:
-        for arguments in work:
-            _write_subject(*arguments)
-    else:
-        with ProcessPoolExecutor(workers) as pool:
-            list(pool.map(_write_subject, *zip(*work, strict=True)))
-    return [folder.name for folder in folders]
+    return write_subjects(_write_subject, work, workers)
 
 
 def phantom_body_names(n_patients: int) -> list[str]:

@@ -13,7 +13,6 @@ Arrays are RAS+ (x Right, y Anterior, z Superior) over the box of the MNI152 tem
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,6 +23,7 @@ from scipy import fft, ndimage
 
 from xdiff.data import fields
 from xdiff.data.conventions import ED, ET, NCR
+from xdiff.data.workers import write_subjects
 from xdiff.volumes import write_volume
 
 CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
@@ -69,13 +69,7 @@ def write_phantom_brain(
     scans = _scans(n_patients, followups)
     folders = [Path(out) / name for name in phantom_names(n_patients, followups)]
     work = [(folder, seed, *scan, spacing_mm) for folder, scan in zip(folders, scans, strict=True)]
-    if workers == 1:
-        for arguments in work:
-            _write_subject(*arguments)
-    else:
-        with ProcessPoolExecutor(workers) as pool:
-            list(pool.map(_write_subject, *zip(*work, strict=True)))
-    return [folder.name for folder in folders]
+    return write_subjects(_write_subject, work, workers)
 
 
 def phantom_names(n_patients: int, followups: float = 0.2) -> list[str]:

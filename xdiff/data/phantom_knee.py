@@ -10,7 +10,6 @@ Arrays are RAS+ (x Right, y Anterior, z Superior) over a box round the joint; th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy as np
 from xdiff.data import fields
 from xdiff.data.knee_anatomy import PARTS, layers
 from xdiff.data.knee_bones import Knee, draw_knee
+from xdiff.data.workers import write_subjects
 from xdiff.errors import InputError
 from xdiff.volumes import write_volume
 
@@ -61,13 +61,7 @@ def write_phantom_knee(
         raise InputError("phantom-knee", f"n_patients={n_patients}", "at least 1")
     folders = [Path(out) / name for name in phantom_knee_names(n_patients)]
     work = [(folder, seed, patient, spacing_mm, slice_mm) for patient, folder in enumerate(folders)]
-    if workers == 1:
-        for arguments in work:
-            _write_subject(*arguments)
-    else:
-        with ProcessPoolExecutor(workers) as pool:
-            list(pool.map(_write_subject, *zip(*work, strict=True)))
-    return [folder.name for folder in folders]
+    return write_subjects(_write_subject, work, workers)
 
 
 def phantom_knee_names(n_patients: int) -> list[str]:

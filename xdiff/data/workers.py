@@ -8,6 +8,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
@@ -46,6 +47,19 @@ def each(call: Call, items: Sequence, workers: int, where: Callable[[Any], str])
     finally:
         for worker in crew:
             worker.stop()
+
+
+def write_subjects(write: Callable[..., None], work: Sequence[tuple], workers: int) -> list[str]:
+    """`write(folder, ...)` of every tuple of `work`, each folder of another subject; returns the folders' names in order. The
+    first error is raised."""
+    for _, result in each(partial(_unpacked, write), work, workers, lambda arguments: arguments[0].name):
+        if isinstance(result, InputError):
+            raise result
+    return [arguments[0].name for arguments in work]
+
+
+def _unpacked(write: Callable[..., None], arguments: tuple) -> None:
+    write(*arguments)
 
 
 def _result(call: Call, item: Any) -> Any:
