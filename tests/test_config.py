@@ -200,6 +200,26 @@ def test_only_says_which_training_sets_an_entry_takes() -> None:
     assert narrowed([]) == own | {("a", "b"), ("a", "a+b"), ("b", "a+b")}
 
 
+def test_only_says_which_sweeps_a_cohort_is_in() -> None:
+    data = changed(at("cohorts.b.only", {"sweeps": ["t"]}))
+    assert {(j.cohort, j.sweep) for j in jobs(from_dict(Config, data)) if j.method == "m"} == {("a", "s"), ("a", "t"), ("b", "t")}
+
+
+def test_brains_alone_are_asked_whether_they_are_stripped() -> None:
+    data = changed(at("run.trained_on", ["self", "a"]))
+    data["cohorts"]["b"] |= {"foreground": "otsu"}
+    with pytest.raises(InputError, match="a model of skull-stripped volumes for cohort b of whole heads"):
+        from_dict(Config, data)
+    data["cohorts"]["b"] |= {"anatomy": "knee", "read_as": {"t1n": "T1w"}}
+    assert ("b", "a") in {(j.cohort, j.trained_on) for j in jobs(from_dict(Config, data))}
+
+
+@pytest.mark.parametrize(("key", "value"), [("anatomy", "foot"), ("read_as", {"pd": "T1w"})])
+def test_an_unknown_anatomy_or_contrast_is_refused(key: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"cohorts.*{key}|{key}"):
+        from_dict(Config, changed(at(f"cohorts.a.{key}", value)))
+
+
 def test_overlays_merge_maps_and_replace_lists() -> None:
     base = {"a": {"x": 1, "y": [1, 2]}, "b": [1], "c": 3}
     overlay = {"a": {"y": [9], "z": 4}, "b": [], "c": {"new": 1}}

@@ -294,6 +294,21 @@ def test_weights_for_another_array_or_other_contrasts_are_refused(field: Prepare
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_of_another_cohort_takes_contrasts_under_the_names_it_knows(field: Prepared, tmp_path: Path) -> None:
+    train("probe", PROBE, field.store, field.split, tmp_path / "weights")
+    knees = Store(field.store.folder)
+    knees.cohort, knees.contrasts = "knees", ("pd",)
+    for read_as, known in (({}, "pd"), ({"pd": "t1n"}, "t1n")):
+        knees.info["read_as"] = read_as
+        with pytest.raises(InputError, match=rf"weights for contrasts \['field'\], expected \['{known}'\]"):
+            sample(PROBE, tmp_path / "weights", knees, field.split, Sweep(), tmp_path / "out")
+    knees.info["read_as"] = {"pd": "field"}
+    sample(PROBE, tmp_path / "weights", knees, field.split, Sweep(), tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out" / "manifest-1-of-1.tsv", sep="\t")
+    assert set(table["trained_on"]) == {"gaussian-field"} and set(table["cohort"]) == {"knees"}
+    assert all(path.endswith("_pd.nii.gz") for path in table["prediction"])
+
+
 def test_job_killed_midway_goes_on_where_it_was(field: Prepared, tmp_path: Path) -> None:
     slow = MethodEntry("probe_methods", {"kind": "slow"}, estimates=("sample",))
     sweep = Sweep(K=(1, 2, 3), estimate=("sample",), seed=(0, 1))
