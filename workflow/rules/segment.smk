@@ -4,6 +4,8 @@ SCORE_CODE = [workflow.source_path(f"../../xdiff/segment/{m}.py") for m in ("sco
 
 
 rule segmenter:
+    # Before trainings, which it does not wait for: left to the end, minutes would pass with one core at work.
+    priority: 1
     input:
         data="results/data/{cohort}/{grid}/dataset.json",
         split="results/data/{cohort}/split.tsv",
