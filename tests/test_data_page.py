@@ -14,7 +14,8 @@ from matplotlib.image import imread
 from xdiff import data_page
 from xdiff.data.split import Split, make_split, patient_of, write_split
 from xdiff.data.store import Store
-from xdiff.data_page import chosen, histogram, main, middle, montage, section, sources
+from xdiff.data_page import chosen, histogram, main, middle, montage, sources
+from xdiff.planes import upright
 from xdiff.report import _data
 
 
@@ -35,7 +36,7 @@ def test_sections_stand_upright() -> None:
     """A picture of world coordinates: y or z falls from the top, x or y rises from the left."""
     x, y, z = np.indices((3, 4, 5))
     for axis, up, across in ((2, y, x), (1, z, x), (0, z, y)):
-        shown_up, shown_across = (section(a, axis, 1) for a in (up, across))
+        shown_up, shown_across = (upright(a, axis, 1) for a in (up, across))
         assert (np.diff(shown_up, axis=0) == -1).all() and (np.diff(shown_up, axis=1) == 0).all()
         assert (np.diff(shown_across, axis=1) == 1).all() and (np.diff(shown_across, axis=0) == 0).all()
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import PRESETS, REPOSITORY, UNDER, job_counts, overlays, snakemake
 from synthetic_metrics import ablation_metrics, sweep_metrics, write_metrics
 
-from xdiff.config import EMBEDDED, HDF5, jobs, load_config, parts_of, segment_jobs
+from xdiff.config import EMBEDDED, HDF5, has_water_fat, jobs, load_config, parts_of, segment_jobs
 
 CONFIGS = [REPOSITORY / "config.yaml", *sorted(PRESETS.glob("*.yaml"))]
 
@@ -43,6 +43,7 @@ def test_dry_run_plans_every_job(path: Path, tmp_path: Path) -> None:
         "generate": len({name for name, _ in stores if config.cohorts[name].layout in EMBEDDED}),
         "split": len({name for name, _ in stores}),
         "preprocess": len(stores),
+        "anatomy": len({(name, grid) for name, grid in stores if has_water_fat(config.cohorts[name])}),
         "data_page": len({(job.cohort, job.grid) for job in wanted}),
         "train": len({(job.trained_on, job.grid, job.method) for job in wanted}),
         "sample": len(wanted) * config.run.shards,
