@@ -1,8 +1,11 @@
 # Raw files to a split and a store.
+# Before all else: these jobs take two cores where there are, and would wait for them behind minutes of one.
+DATA_FIRST = 2
 
 
 rule generate:
     # An embedded cohort, deterministic from its seed. Files that exist are kept.
+    priority: DATA_FIRST
     output:
         "results/raw/{cohort}/generated.txt",
     log:
@@ -106,6 +109,7 @@ rule stitch:
 
 rule split:
     # By patient, never by file; a committed split where the cohort names one.
+    priority: DATA_FIRST
     input:
         lambda wc: raw_of(wc.cohort),
     output:
@@ -188,6 +192,7 @@ rule preprocess_shard:
 rule preprocess:
     # Onto one grid, or only the index where shards have done the work. Volumes are not declared: a bad subject must not delete
     # the others' finished work.
+    priority: DATA_FIRST
     input:
         raw=lambda wc: raw_of(wc.cohort),
         split="results/data/{cohort}/split.tsv",
