@@ -54,6 +54,15 @@ def test_the_base_point_keeps_the_headline_and_its_curves(metrics: pd.DataFrame)
     assert len(kept) < 0.7 * len(metrics)
 
 
+def test_a_projection_is_the_base_point_of_its_cohort_and_what_was_not_measured_stays_empty(metrics: pd.DataFrame) -> None:
+    given = {"axis": "coronal", "policy": "projection", "contrasts_given": "dxa", "K": "1"}
+    projected = metrics[(metrics["axis"] == "axial") & (metrics["policy"] == "uniform") & (metrics["K"] == "1")].assign(**given)
+    lost = projected.head(1).assign(metric="spine_cobb_deg", region="body", contrast="all", value="")
+    kept = shorten(pd.concat([projected, lost]))
+    assert {"unseen", "unseen_masked", "grid"} <= set(kept["region"])
+    assert kept.loc[kept["metric"] == "spine_cobb_deg", "value"].tolist() == [""]
+
+
 def test_kept_numbers_are_those_of_the_whole_table(metrics: pd.DataFrame, tmp_path: Path) -> None:
     whole, kept = (main_numbers(read_metrics(write_metrics(t, tmp_path / "t.tsv"))) for t in (metrics, shorten(metrics)))
     keys = [c for c in whole.columns if c not in ("mean", "lo", "hi", "seconds", "evaluations", "device")]

@@ -49,6 +49,7 @@ def shorten(metrics: pd.DataFrame) -> pd.DataFrame:
     thickness = metrics["thickness_mm"].astype(float)
     base = (metrics["axis"] == "axial") & (metrics["policy"] == "uniform") & (thickness == thickness[~told].min()) & ~told
     base &= metrics["contrasts_given"] == "all"
+    base |= (metrics["policy"] == "projection") & ~told  # where it is given, it is all that is
     curve = metrics["x_name"] != ""
     everywhere = (metrics["metric"] == "psnr") & (metrics["region"] == "unseen_masked") & ~curve
     scalars = base & ~curve & metrics["metric"].isin(KEPT_METRICS) & metrics["region"].isin(KEPT_REGIONS)
@@ -63,7 +64,7 @@ def shorten(metrics: pd.DataFrame) -> pd.DataFrame:
     kept["indices"] = ""
     # a time needs its device and a cost its weights; on the other rows they would be a third of the file
     kept.loc[~kept["metric"].isin(["seconds", "evaluations"]), ["device", "weights"]] = ""
-    kept["value"] = kept["value"].astype(float).map("{:.5g}".format)
+    kept["value"] = [f"{float(value):.5g}" if value else "" for value in kept["value"]]  # empty: could not be measured
     return kept
 
 
