@@ -4,14 +4,14 @@ DATA_FIRST = 2
 
 
 rule generate:
-    # An embedded cohort, deterministic from its seed. Files that exist are kept.
-    priority: DATA_FIRST
     output:
         "results/raw/{cohort}/generated.txt",
     log:
         "results/logs/generate/{cohort}.log",
     benchmark:
         "results/benchmarks/generate/{cohort}.tsv"
+    # An embedded cohort, deterministic from its seed. Files that exist are kept.
+    priority: DATA_FIRST
     conda:
         "../envs/xdiff.yaml"
     threads: 2
@@ -108,8 +108,6 @@ rule stitch:
 
 
 rule split:
-    # By patient, never by file; a committed split where the cohort names one.
-    priority: DATA_FIRST
     input:
         lambda wc: raw_of(wc.cohort),
     output:
@@ -118,6 +116,8 @@ rule split:
         "results/logs/split/{cohort}.log",
     benchmark:
         "results/benchmarks/split/{cohort}.tsv"
+    # By patient, never by file; a committed split where the cohort names one.
+    priority: DATA_FIRST
     conda:
         "../envs/xdiff.yaml"
     resources:
@@ -190,9 +190,6 @@ rule preprocess_shard:
 
 
 rule preprocess:
-    # Onto one grid, or only the index where shards have done the work. Volumes are not declared: a bad subject must not delete
-    # the others' finished work.
-    priority: DATA_FIRST
     input:
         raw=lambda wc: raw_of(wc.cohort),
         split="results/data/{cohort}/split.tsv",
@@ -204,6 +201,9 @@ rule preprocess:
         "results/logs/preprocess/{cohort}/{grid}.log",
     benchmark:
         "results/benchmarks/preprocess/{cohort}/{grid}.tsv"
+    # Onto one grid, or only the index where shards have done the work. Volumes are not declared: a bad subject must not delete
+    # the others' finished work.
+    priority: DATA_FIRST
     conda:
         "../envs/xdiff.yaml"
     threads: 2

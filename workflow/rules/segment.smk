@@ -4,8 +4,6 @@ SCORE_CODE = [workflow.source_path(f"../../xdiff/segment/{m}.py") for m in ("sco
 
 
 rule segmenter:
-    # Before trainings, which it does not wait for: left to the end, minutes would pass with one core at work.
-    priority: 1
     input:
         data="results/data/{cohort}/{grid}/dataset.json",
         split="results/data/{cohort}/split.tsv",
@@ -15,6 +13,8 @@ rule segmenter:
         "results/logs/segmenter/{cohort}/{grid}.log",
     benchmark:
         "results/benchmarks/segmenter/{cohort}/{grid}.tsv"
+    # Before trainings, which it does not wait for: left to the end, minutes would pass with one core at work.
+    priority: 1
     conda:
         "../envs/xdiff.yaml"
     threads: CFG.segment.threads
