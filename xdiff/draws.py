@@ -19,7 +19,15 @@ from xdiff.errors import InputError
 from xdiff.gaussian_device import supports
 from xdiff.kinds import Kinds
 from xdiff.local import Core, Estimate
-from xdiff.observation import NotEnoughSections, Point, choose_planes, leaves_enough_unseen, observe, well_filled
+from xdiff.observation import (
+    NotEnoughSections,
+    Point,
+    choose_planes,
+    leaves_enough_unseen,
+    observe,
+    projection_point,
+    well_filled,
+)
 from xdiff.planes import AXES, AXIS_NAMES, AnyPlane, Projection
 from xdiff.registration import Warps, WarpSettings, fit_warps, mirrored
 from xdiff.resident import Volumes, observe_on, read
@@ -185,7 +193,7 @@ class Checks:
         self.cases: list[tuple[str, int, Draw, float]] = []
         projection = draws.store.projection
         points = [Point(k, "axial", "uniform", 0.0, 1, "mean", 0) for k in ks]
-        points = [Point(1, projection.axis, "projection", 0.0, 1, "mean", 0)] if projection else points
+        points = [projection_point(projection)] if projection else points
         given = [projection.contrast] if projection else None
         sides = {"validation": split.side("val")[:count], "training": draws.subjects[:count]}
         for side, subjects in sides.items():

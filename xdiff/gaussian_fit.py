@@ -98,7 +98,7 @@ def _fit_projection(model: LinearGaussian, store: Store, subjects: list[str], n_
     given = [name == store.projection.contrast for name in store.contrasts]
     planes = [Projection.of(axis, store.shape[axis])]
     gram = model.gram(planes, given)
-    unseen = sum(model.section_grams(axis, c).sum(axis=0) for c, carried in enumerate(given) if not carried)
+    unseen = sum(model.section_grams(axis, c).sum(axis=0) for c in store.volumes)
     rows = range(len(subjects))
     step = -(-len(rows) // MAX_LEFT_OUT)
     model.lambdas[:] = LAMBDAS[int(np.argmin(np.mean([_ridge_errors(model, i, gram, unseen) for i in rows[::step]], axis=0)))]

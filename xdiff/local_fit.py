@@ -25,7 +25,15 @@ from xdiff.gaussian import FIT_K
 from xdiff.gaussian_fit import fit
 from xdiff.kinds import Kinds
 from xdiff.local import LOG_STD, POWERS, Core, LocalNetwork, features, powers, seen_something
-from xdiff.observation import NotEnoughSections, Point, choose_planes, leaves_enough_unseen, observe, well_filled
+from xdiff.observation import (
+    NotEnoughSections,
+    Point,
+    choose_planes,
+    leaves_enough_unseen,
+    observe,
+    projection_point,
+    well_filled,
+)
 from xdiff.plain import digest
 from xdiff.planes import AXES, AXIS_NAMES
 from xdiff.registration import WarpSettings, fit_warps, warped_volumes
@@ -121,7 +129,7 @@ def _cases(core: Core, store: Store, subjects: list[str], size: tuple[int, int],
     def one(number: int) -> Case | None:
         rng = np.random.default_rng([seed, 77, number])
         if store.projection:
-            point = Point(1, store.projection.axis, "projection", 0.0, 1, "mean", number)
+            point = projection_point(store.projection, number)
         else:
             point = Point(FIT_K[number % len(FIT_K)], AXIS_NAMES[rng.integers(3)], *KINDS.policy(rng), 1, "mean", number)
         return _case(core, store, subjects[rng.integers(len(subjects))], point, size[1], rng)
@@ -148,7 +156,7 @@ def _case(core: Core, store: Store, subject: str, point: Point, voxels: int, rng
     parts = [torch.from_numpy(a).to(core.device) for a in core.linear.estimate_parts(observation, keep)]
     prior, view = core.prior(parts[0], keep), View.of(observation, core.device)
     residual = torch.from_numpy(volume / observation.scale[:, None, None, None]).to(core.device) - parts[0]
-    of = [c for c, name in enumerate(store.contrasts) if not store.projection or name != store.projection.contrast]
+    of = store.volumes
     hidden = seen_something(parts[0], prior) & ~view.known[of].any(dim=0)
     chosen = torch.from_numpy(rng.choice(np.flatnonzero(hidden.cpu().numpy()), voxels)).to(core.device)
     with torch.inference_mode():

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from xdiff.config import OWN_NUMBER, Sweep
+from xdiff.config import Projection as Projected
 from xdiff.errors import InputError
 from xdiff.planes import (
     AXES,
@@ -116,6 +117,11 @@ class Point:
         random = f"_s{self.seed}" if self.policy == "random" and not sampling else ""
         contrasts = "" if self.contrasts_given == "all" else f"_{self.contrasts_given}"
         return f"K{self.K:02d}_{self.axis}_{self.policy}{thickness}{contrasts}{sampling}{random}"
+
+
+def projection_point(projection: Projected, seed: int = 0) -> Point:
+    """The one point of a cohort with a projection: nothing else is given."""
+    return Point(1, projection.axis, "projection", 0.0, 1, "mean", seed, projection.contrast)
 
 
 def points_of(sweep: Sweep, estimates: Sequence[str], min_k: int = 1, stepped: bool = True) -> list[Point]:

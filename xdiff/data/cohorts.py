@@ -60,11 +60,8 @@ def read_subject(files: Files, cohort: Cohort) -> Subject:
         if not path.exists():
             raise InputError(path, "no such file", f"contrast {contrast} of {files.subject}")
     projection, volumes = cohort.projection, []
-    read = (
-        files
-        if projection is None
-        else replace(files, images={c: p for c, p in files.images.items() if c != projection.contrast})
-    )
+    flat = projection.contrast if projection else ""
+    read = replace(files, images={contrast: path for contrast, path in files.images.items() if contrast != flat})
     for volume in _read_images(read, cohort):
         volumes.append(volume)
         check_same_pose(volume, volumes[0])

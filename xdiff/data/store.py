@@ -47,6 +47,12 @@ class Store:
         return Projection(**found) if found else None
 
     @property
+    def volumes(self) -> list[int]:
+        """Which contrasts are volumes: all but a projection, which is given wherever there is one."""
+        projected = self.projection.contrast if self.projection else ""
+        return [c for c, name in enumerate(self.contrasts) if name != projected]
+
+    @property
     def anatomy(self) -> str:
         """brain, body or knee; stores of older code hold brains."""
         return self.info.get("anatomy", "brain")

@@ -97,15 +97,13 @@ def _volume_rows(record: Mapping[str, Any]) -> Iterator[dict]:
     planes, spacing = parse_given(record["given"]), store.spacing_mm(subject)
     distance = distance_mm(planes, store.shape, spacing)
     regions = [core.regions(foreground, known, labels, store.anatomy) for known in known_voxels(record)]
-    projection = store.projection.contrast if store.projection else ""
     prediction = load_prediction(record)
     std = load_prediction(record, "std") if record["std"] else None
     for metric in ("seconds", "evaluations", "peak_mib"):
         yield _row("all", "grid", metric, record[metric])
     far = spectrum.far_region(foreground, distance, spacing[AXES[record["axis"]]])
-    for c, (contrast, where) in enumerate(zip(store.contrasts, regions, strict=True)):
-        if contrast == projection:  # was given, and is no volume
-            continue
+    for c in store.volumes:
+        contrast, where = store.contrasts[c], regions[c]
         for region, metric, value in (
             *core.by_region(truth[c], prediction[c], where),
             *core.ssim_by_region(truth[c], prediction[c], where),
@@ -113,7 +111,7 @@ def _volume_rows(record: Mapping[str, Any]) -> Iterator[dict]:
             yield _row(contrast, region, metric, value)
         yield from _spectrum_rows(record, contrast, c, prediction[c], far)
         hidden = where["unseen_masked"][0]
-        curve = () if projection else core.by_distance(truth[c], prediction[c], hidden, distance)
+        curve = () if store.projection else core.by_distance(truth[c], prediction[c], hidden, distance)
         for x, value in curve:
             yield _row(contrast, "unseen_masked", "psnr", value, "distance_mm", x)
         if std is not None and record["estimate"] != "sample":  # of a draw it is not the error
@@ -161,11 +159,9 @@ def _ensemble_rows(group: pd.DataFrame) -> list[dict]:
     draws = [load_prediction(r) for r in group.to_dict("records")]
     base = {**{c: record[c] for c in COPIED}, "seed": -len(draws)}
     rows = []
-    for c, contrast in enumerate(store.contrasts):
-        if store.projection and contrast == store.projection.contrast:
-            continue
+    for c in store.volumes:
         value = samples.crps_ensemble(truth[c][hidden[c]], [d[c][hidden[c]] for d in draws]).mean()
-        rows.append({**base, **_row(contrast, "unseen_masked", "crps", value)})
+        rows.append({**base, **_row(store.contrasts[c], "unseen_masked", "crps", value)})
     return rows
 
 
