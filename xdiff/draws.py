@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -65,6 +66,18 @@ class Draw:
     foreground: Tensor
 
 
+class Chosen(NamedTuple):
+    """Volume (C, X, Y, Z) of a subject in the store's units, changed or not, its foreground (X, Y, Z), the planes it is seen
+    through, the contrasts that they carry (None: all), and the subject whose shape it took."""
+
+    subject: str
+    volume: Tensor
+    foreground: Tensor
+    planes: list[AnyPlane]
+    given: list[str] | None
+    donor: str | None
+
+
 class Draws:
     """Random cases from the training side, each a function of its generator alone, on the core's device.
 
@@ -111,6 +124,10 @@ class Draws:
         return [self._recent[number] for number in numbers]
 
     def one(self, rng: np.random.Generator) -> Draw:
+        return self.case(*self.chosen(rng))
+
+    def chosen(self, rng: np.random.Generator) -> Chosen:
+        """What a draw is of, before anything is cut or estimated: the arguments of `case`."""
         subject = self.subjects[int(rng.integers(len(self.subjects)))]
         spacing = self.store.spacing_mm(subject)
         volume, foreground = self.volumes(subject)
@@ -121,9 +138,9 @@ class Draws:
         volume, foreground = self.settings.augment(volume, foreground, spacing, rng, warp)
         if self.store.projection:
             volume, planes = self._projected(volume)
-            return self.case(subject, volume, foreground, planes, [self.store.projection.contrast], donor)
+            return Chosen(subject, volume, foreground, planes, [self.store.projection.contrast], donor)
         planes = self._planes(rng, foreground.cpu().numpy(), spacing)
-        return self.case(subject, volume, foreground, planes, self.settings.contrasts(self.store.contrasts, rng), donor)
+        return Chosen(subject, volume, foreground, planes, self.settings.contrasts(self.store.contrasts, rng), donor)
 
     def _projected(self, volume: Tensor) -> tuple[Tensor, list[AnyPlane]]:
         """A volume (C, X, Y, Z) whose projection was bent with the rest and is made constant along its axis again; its plane."""

@@ -147,7 +147,7 @@ def loss(network: Network, batch: Batch, generator: torch.Generator) -> Tensor:
     t = draw_times(len(batch.residual), generator).to(batch.residual.device)
     twice = (torch.cat([x] * 2) for x in (batch.residual, batch.weight, batch.spectrum, batch.maps, batch.rows))
     residual, weight, spectrum, maps, rows = twice
-    draw = partial(torch.randn, generator=_on(residual.device, generator), device=residual.device)
+    draw = partial(torch.randn, generator=generator_on(residual.device, generator), device=residual.device)
     noise = team.own_noise(draw, 2, *batch.residual.shape)
     wide = t[:, None, None, None, None]
     state = torch.where(wide < 1, (1 - wide) * residual + wide * noise, 0.0)
@@ -164,7 +164,7 @@ def loss(network: Network, batch: Batch, generator: torch.Generator) -> Tensor:
     return total + (heavy * (raw - wanted) ** 2).mean()
 
 
-def _on(device: torch.device, generator: torch.Generator) -> torch.Generator:
+def generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
     """A generator on the device: noise drawn on a CPU would be waited for. On a CPU the generator itself."""
     return generator if device.type == "cpu" else torch.Generator(device).manual_seed(generator.initial_seed())
 
