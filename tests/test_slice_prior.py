@@ -145,24 +145,24 @@ def test_wrong_parameters_are_named() -> None:
 # Training and the two methods ---------------------------------------------------------------------------------------
 
 
-def test_it_learns_what_one_row_tells_of_a_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Columns are constant along z: sections across a given axial one are known from their row."""
+def test_it_learns_and_what_it_learned_shows_in_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns are constant along z: sections across a given axial one follow from their row."""
     monkeypatch.setattr(slice_prior, "fit_core", plain_core)
     columns = prepare_columns(tmp_path)
-    params = {"channels": [16, 32], "steps": 150, "learning_rate": 4e-3, "ema": 0.97, "validate_every": 75, "validate_k": [1]}
-    params |= {"draws": {"augment": {"warp": 0.0}}, "sections": 12, "seed": 1}
+    params = {**ENTRY, "steps": 80, "learning_rate": 6e-3, "ema": 0.95, "validate_every": 40, "sections": 8, "seed": 1}
+    params |= {"draws": {"augment": {"warp": 0.0}}}
     train("score", MethodEntry("baselines.score", params), columns.store, columns.split, tmp_path / "models/score")
     history = [json.loads(line) for line in (tmp_path / "models/score/history.jsonl").read_text().splitlines()]
-    assert [r["step"] for r in history] == [0, 75, 150] and history[2]["score"] > history[1]["score"] > 1.5
-    assert history[2]["loss"] < 0.6
+    assert [r["step"] for r in history] == [0, 40, 80] and history[2]["loss"] < 0.85
+    # dB of held-out loss below the best linear denoiser of single voxels; 1.9 when this was written
+    assert history[2]["score"] > 1.2 > history[0]["score"] == 0
     store, subject = columns.store, columns.split.side("test")[0]
-    observation = observe(store.volume(subject), [Plane(2, 5)], store.contrasts, (4.0,) * 3, store.frame, store.norm)
-    truth, hidden = store.volume(subject), ~observation.mask
-    for module in (score, tpdm):
-        found, _, _ = module.load(tmp_path / "models/score").reconstruct(observation, 24, "sample", np.random.default_rng(0))
-        error = ((found - truth)[:, hidden] ** 2).mean() / truth.var()
-        print(module.__name__, "error relative to the variance", error)
-        assert error < 0.8  # that of the best constant: 1; of draws that know nothing: 2
+    truth = store.volume(subject)
+    observation = observe(truth, [Plane(2, 5)], store.contrasts, (4.0,) * 3, store.frame, store.norm)
+    for module, nearest in ((score, 1.1), (tpdm, 0.6)):  # 0.8 and 0.2 when this was written; untrained 1.9
+        found, _, _ = module.load(tmp_path / "models/score").reconstruct(observation, 48, "sample", np.random.default_rng(0))
+        assert ((found - truth)[..., [4, 6]] ** 2).mean() < nearest * truth.var()
+        assert (np.diff(found[..., 6:], axis=3) ** 2).mean() < 0.3 * 2 * truth.var()  # untrained 0.9, the truth 0
 
 
 @pytest.fixture(scope="module")
