@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from baselines.slice_prior import PriorSettings, fit_prior, load_prior
+from baselines.slice_prior import PriorSettings, fit_prior, load_prior, make_problem  # noqa: F401
 from baselines.slice_sampling import Scheme, SliceReconstructor, axes_by_given
 from xdiff.checkpoint import Tensors, read_weights
 from xdiff.data.split import Split

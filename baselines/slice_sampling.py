@@ -30,7 +30,7 @@ from xdiff.planes import AnyPlane, Plane, project, stack
 from xdiff.view import View
 
 SIGMA_MAX, SIGMA_MIN, RHO = 80.0, 0.01, 7.0  # noise levels in units of the training intensities' standard deviation
-FALLBACK_ORDER = (2, 1, 0)  # of axes along which equally many sections are given: axial, coronal, sagittal
+TIE_ORDER = (2, 1, 0)  # of axes along which equally many sections are given: axial, coronal, sagittal
 
 
 class Prior(Protocol):
@@ -83,7 +83,7 @@ def axes_by_given(planes: Sequence[AnyPlane]) -> list[int]:
     """The three axes, those along which fewest sections are given first: their own sections cross the given ones and see rows of
     them. An oblique section counts for the axis nearest to its normal."""
     own = [plane.axis if isinstance(plane, Plane) else plane.nearest_axis for plane in planes]
-    return sorted(FALLBACK_ORDER, key=own.count)
+    return sorted(TIE_ORDER, key=own.count)
 
 
 def sigmas(steps: int, unit: float) -> list[float]:
@@ -140,7 +140,7 @@ class SliceReconstructor:
     """Slice priors and a way to use them, ready to reconstruct."""
 
     def __init__(self, prior: Prior, scheme: Callable[[Sequence[AnyPlane]], Scheme]) -> None:
-        self.prior, self.scheme, self.device = prior, scheme, prior.mean.device
+        self.network, self.scheme, self.device = prior, scheme, prior.mean.device
         if self.device.type == "cuda":
             self.device_name = torch.cuda.get_device_name()
 
@@ -167,7 +167,7 @@ class SliceReconstructor:
     ) -> Iterator[tuple[Tensor, int]]:
         for _ in range(count):
             own = torch.Generator(self.device).manual_seed(int(generator.integers(2**63)))
-            yield draw(self.prior, given, scheme, steps, own)
+            yield draw(self.network, given, scheme, steps, own)
 
 
 def _check(estimate: str, steps: int, scheme: Scheme, view: View) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from columns import plain_core, prepare_columns
@@ -15,11 +16,12 @@ from conftest import Prepared, observe_test
 from baselines import score, slice_prior, tpdm
 from baselines.slice_prior import PriorSettings, SliceDenoising, SlicePrior, VolumeDraws
 from xdiff.checkpoint import read_weights, write_weights
-from xdiff.config import MethodEntry
+from xdiff.config import MethodEntry, Sweep
 from xdiff.draws import Checks
 from xdiff.errors import InputError
 from xdiff.observation import observe
 from xdiff.planes import Plane, stack
+from xdiff.sample import sample
 from xdiff.train import train
 
 TINY = PriorSettings(channels=(8, 16), sections=6, validate_k=(1, 3), validate_subjects=1, check_steps=2, seed=2)
@@ -189,6 +191,18 @@ def test_trained_weights_draw_volumes_that_hold_the_given_sections(cohort: Prepa
     assert np.isfinite(volume).all() and volume[~observation.known].std() > 1e-3
     y, x = cohort.store.shape[1], cohort.store.shape[0]
     assert evaluations == (2 * y if module is score else 2 * y + x)
+
+
+def test_the_harness_writes_draws_and_lists_what_cannot_be_drawn(field: Prepared, weights: Path, tmp_path: Path) -> None:
+    if read_weights(weights)[1]["trained_on"] != field.store.cohort:
+        pytest.skip("weights of the other cohort")
+    entry = MethodEntry("baselines.score", ENTRY, estimates=("sample", "mean_of_2"), stepped=True)
+    sweep = Sweep(K=(2,), estimate=("mean", "sample", "mean_of_2"), steps=(1, 2))
+    sample(entry, weights, field.store, field.split, sweep, tmp_path)
+    manifest, skipped = (pd.read_csv(tmp_path / f"{name}-1-of-1.tsv", sep="\t") for name in ("manifest", "skipped"))
+    assert sorted(manifest["estimate"]) == 3 * ["mean_of_2"] + 3 * ["sample"]
+    assert manifest["std"].notna().tolist() == (manifest["estimate"] == "mean_of_2").tolist()
+    assert len(skipped) == 2 and skipped["reason"].str.startswith("1 step from noise").all()
 
 
 def test_a_contrast_that_is_not_given_is_drawn(heads: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

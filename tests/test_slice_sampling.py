@@ -165,8 +165,8 @@ def test_every_section_is_counted_and_the_gradient_as_one_more() -> None:
 def test_what_is_counted_is_what_was_asked() -> None:
     tried = method(TPDMSampler(consistency="project"))
     _, _, evaluations = tried.reconstruct(observed(THREE), 5, "sample", np.random.default_rng(0))
-    assert sum(count for _, count in tried.prior.asked) == evaluations
-    assert [axis for axis, _ in tried.prior.asked] == [1, 0, 1, 0, 1]
+    assert sum(count for _, count in tried.network.asked) == evaluations
+    assert [axis for axis, _ in tried.network.asked] == [1, 0, 1, 0, 1]
 
 
 def test_gradient_is_that_of_every_sections_misfit() -> None:

@@ -43,6 +43,20 @@ def measured(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_a_method_that_keeps_no_core_is_measured_too(config: Config, tmp_path: Path) -> None:
+    params = {**config.methods["xdiff"].params, "channels": [8, 16], "sections": 4, "check_steps": 2}
+    params = {k: v for k, v in params.items() if k in ("core", "channels", "sections", "check_steps", "seed")}
+    entry = MethodEntry("baselines.tpdm", params, estimates=("sample",), stepped=True)
+    changed = replace(config, methods={**config.methods, "tpdm": entry})
+    assert measure(changed, ["24"], ["tpdm"], tmp_path / "timing.tsv", repeats=3)
+    rows = [row for row in read(tmp_path / "timing.tsv") if row["method"] == "tpdm"]
+    assert {row["what"] for row in rows} == {"reconstruct", "network", "train_step", "train_data", "train_network"}
+    assert all(float(row["median_s"]) > 0 for row in rows)
+    steps = timing.STEPS
+    turns = {int(row["evaluations"]) for row in rows if row["what"] == "reconstruct"}
+    assert turns == {24 * (2 * (steps - steps // 2) + steps // 2)}  # of the gradient, in every other step
+
+
 # Volumes and weights ------------------------------------------------------------------------------------------------
 
 

@@ -26,7 +26,7 @@ from torch import nn
 
 from xdiff import __version__
 from xdiff.budget import OutOfTime, time_budget, time_left_s
-from xdiff.checkpoint import read_weights
+from xdiff.checkpoint import read_weights, write_weights
 from xdiff.clocks import LEAST, NetworkClock, commit, seconds_of, timed, warmed
 from xdiff.config import Config, MethodEntry, Sweep
 from xdiff.cuda import fast_kernels, training_device
@@ -34,6 +34,7 @@ from xdiff.draws import ECHO
 from xdiff.errors import InputError, NotSupported
 from xdiff.ledger import forget_peak, peak_mib
 from xdiff.local import Core
+from xdiff.local_fit import fit_core
 from xdiff.loop import Trainer, batches
 from xdiff.metrics.evaluate import evaluate
 from xdiff.observation import Observation
@@ -185,6 +186,17 @@ class Timing:
         train(name, untrained(self.entries[name]), prepared.store, prepared.split, out)
         return out
 
+    def _weights_with_core(self, name: str, entry: MethodEntry, contrasts: int) -> Path:
+        """The same, with the core beside which a prior of sections is checked, which it does not keep."""
+        small = self.small_weights(name, contrasts)
+        tensors, config = read_weights(small)
+        if "rows" in tensors:
+            return small
+        prepared, settings = self._small[contrasts], settings_of(untrained(entry))
+        core = fit_core(prepared.store, prepared.split, settings.core, small.parent)  # kept there by the training
+        write_weights(small.with_name(f"{name}-core"), core.tensors(), config)
+        return small.with_name(f"{name}-core")
+
     def _without_method(self, size: Size, prepared: Prepared) -> None:
         """Preprocessing, files, scores."""
         row = row_of("preprocess", size)
@@ -275,7 +287,7 @@ class Timing:
             return
         with self.table.noting(rows):
             folder = self.folder / size.name / f"{name}-training"
-            tensors, _ = read_weights(weights_at(size, self.small_weights(name, size.contrasts), entry, folder))
+            tensors, _ = read_weights(weights_at(size, self._weights_with_core(name, entry, size.contrasts), entry, folder))
             core = Core.of(tensors, settings.base, training_device())
             names = prepared.split.side("train")
             core.linear.patients = tuple(names[i % len(names)] for i in range(len(tensors["rows"])))  # to be left out of it
