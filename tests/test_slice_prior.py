@@ -193,14 +193,13 @@ def test_trained_weights_draw_volumes_that_hold_the_given_sections(cohort: Prepa
     assert evaluations == (2 * y if module is score else 2 * y + x)
 
 
-def test_the_harness_writes_draws_and_lists_what_cannot_be_drawn(field: Prepared, weights: Path, tmp_path: Path) -> None:
-    if read_weights(weights)[1]["trained_on"] != field.store.cohort:
-        pytest.skip("weights of the other cohort")
+def test_the_harness_writes_draws_and_lists_what_cannot_be_drawn(cohort: Prepared, weights: Path, tmp_path: Path) -> None:
     entry = MethodEntry("baselines.score", ENTRY, estimates=("sample", "mean_of_2"), stepped=True)
     sweep = Sweep(K=(2,), estimate=("mean", "sample", "mean_of_2"), steps=(1, 2))
-    sample(entry, weights, field.store, field.split, sweep, tmp_path)
+    sample(entry, weights, cohort.store, cohort.split, sweep, tmp_path)
     manifest, skipped = (pd.read_csv(tmp_path / f"{name}-1-of-1.tsv", sep="\t") for name in ("manifest", "skipped"))
-    assert sorted(manifest["estimate"]) == 3 * ["mean_of_2"] + 3 * ["sample"]
+    subjects = len(cohort.split.side("test"))
+    assert sorted(manifest["estimate"]) == subjects * ["mean_of_2"] + subjects * ["sample"]
     assert manifest["std"].notna().tolist() == (manifest["estimate"] == "mean_of_2").tolist()
     assert len(skipped) == 2 and skipped["reason"].str.startswith("1 step from noise").all()
 
