@@ -162,6 +162,16 @@ def test_every_section_is_counted_and_the_gradient_as_one_more() -> None:
     assert reconstruct(TPDMSampler(), THREE, 5, "mean_of_3")[2] == 3 * (2 * 3 * y + 2 * x)
 
 
+def test_sections_without_a_given_voxel_have_no_gradient() -> None:
+    """Those along the given ones' axis, where the length of the misfit is zero and has no derivative."""
+    view, state = View.of(observed(THREE)), torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(0))
+    _, gradient = denoised(FieldPrior(), state, 0.1, 2, view)
+    per_section = gradient[0].abs().sum(dim=(0, 1))
+    assert set(per_section.nonzero().flatten().tolist()) == {p.index for p in THREE}
+    volume, _, evaluations = reconstruct(TPDMSampler(sections="parallel"), THREE, 4)
+    assert np.isfinite(volume).all() and evaluations == 2 * 2 * SHAPE[2] + 2 * SHAPE[1]
+
+
 def test_what_is_counted_is_what_was_asked() -> None:
     tried = method(TPDMSampler(consistency="project"))
     _, _, evaluations = tried.reconstruct(observed(THREE), 5, "sample", np.random.default_rng(0))
