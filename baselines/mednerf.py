@@ -3,7 +3,7 @@
 MedNeRF renders X-ray images of a radiance field and learns it adversarially; sections of an MRI are samples of the field
 itself, so that nothing is rendered here, and the field is learned as an auto-decoder (DeepSDF, 1901.05103): weights and the
 code of every training volume by descent on random voxels. From given sections, the code, a gain of their brightness, and then
-the last layer are found by descent on their pixels (mednerf_fit.py), as MedNeRF finds code and weights for an unseen patient.
+a change of the weights are found by descent on their pixels (mednerf_fit.py), as MedNeRF does for an unseen patient.
 
 `prior: false` is the ablation: a field of its own for every observation, fitted to the given pixels, nothing learned before.
 """
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.mednerf_field import CodePrior, ConditionalField, FieldSettings, Frame
-from baselines.mednerf_fit import FitSettings, Fitted, Gain, distance, fit_code, fit_weights
+from baselines.mednerf_fit import FitSettings, Fitted, Gain, distance, fit_alone, fit_code
 from xdiff import gaussian_fit
 from xdiff.augment import Augmentation
 from xdiff.checkpoint import Tensors, read_weights
@@ -54,12 +54,12 @@ class Settings(LoopSettings):
     code_weight: of the mean square of the codes beside the error; l1: of the absolute error beside the squared one.
     validate_iterations: most steps of each fit in the checks of a training."""
 
-    steps: int = 2000
+    steps: int = 3000
     learning_rate: float = 4e-3
     ema: float = 0.99
-    validate_every: int = 500
+    validate_every: int = 1000
     prior: bool = True
-    volumes: int = 64
+    volumes: int = 80
     voxels: int = 64
     copies: int = 0
     max_volumes: int = 400
@@ -134,7 +134,8 @@ class AutoDecoding:
 
     def validate(self, network: nn.Module) -> tuple[float, Scores]:
         """Scored by the mean gain over the gaussian row of short fits to the validation subjects' sections."""
-        settings = replace(self.settings.fit, iterations=min(self.settings.fit.iterations, self.settings.validate_iterations))
+        most, own = self.settings.validate_iterations, self.settings.fit
+        settings = replace(own, iterations=min(own.iterations, most), weights_iterations=min(own.weights_iterations, most))
         prior, by_k = CodePrior.of(network.codes), {}
         for case in self.cases:
             fitted = fit_code(network, prior, self.gain, case.observation, settings, np.random.default_rng(self.settings.seed))
@@ -264,7 +265,7 @@ class FieldReconstructor:
         with torch.random.fork_rng():
             torch.manual_seed(int(generator.integers(2**31)))
             fresh = ConditionalField(len(observation.contrasts), frame, settings.grid_sizes(frame), 1, settings)
-        return fit_weights(fresh.to(self.device), observation, self.settings.fit, generator)
+        return fit_alone(fresh.to(self.device), observation, self.settings.fit, generator)
 
 
 def _volume(fitted: Fitted, observation: Observation) -> np.ndarray:
