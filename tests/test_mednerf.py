@@ -28,8 +28,8 @@ from xdiff.volumes import write_volume
 
 SHAPE = (13, 16, 11)
 SMALL = {"latent": 4, "width": 32, "depth": 2, "grid_mm": [16, 8], "grid_features": 4}
-LOOP = {"steps": 500, "learning_rate": 0.01, "validate_every": 500, "ema": 0.95, "validate_subjects": 0}
-PARAMS = {"network": SMALL, "volumes": 24, "voxels": 160, **LOOP}
+LOOP = {"steps": 400, "learning_rate": 0.01, "validate_every": 400, "ema": 0.95, "validate_subjects": 0}
+PARAMS = {"network": SMALL, "volumes": 24, "voxels": 96, **LOOP}
 ALONE = {
     "prior": False,
     "network": {"width": 48, "grid_mm": []},
