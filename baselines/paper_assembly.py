@@ -48,6 +48,21 @@ class SliceAssembly(Assembly):
             raise InputError(f"{WHERE}.guidance", self.guidance, "0 (unconditional), 1 (conditional) or more, such as 3.0")
 
 
+@dataclass(frozen=True)
+class StackAssembly(Assembly):
+    """Of sections whose estimate sees the stack of its axis. apart: so many stacks of a view, each from its own noise; section i
+    comes from stack i modulo apart, so that from 2 on no two neighbours are of one draw. Costs as many times more."""
+
+    apart: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.views > 3:
+            raise InputError(f"{WHERE}.views", self.views, "1 to 3: this network knows upright sections of three axes")
+        if self.apart < 1:
+            raise InputError(f"{WHERE}.apart", self.apart, "at least 1")
+
+
 def average_views(make: Callable[[CubeRotation], tuple[np.ndarray, int]], views: int) -> tuple[np.ndarray, int]:
     """X = 1/N sum_i R_i^T X_{R_i}, and the evaluations of all. make(R): volume (C, ...) of the array turned by R, and its own."""
     total, evaluations = 0.0, 0

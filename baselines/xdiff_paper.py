@@ -11,7 +11,8 @@ trained_as: xdiff takes the very weights of an entry of xdiff.model.method with 
 way: one axis at a time from noise of its own, no fusion of axes, no projection on the given voxels while drawing, `views`
 axes averaged at the end. What its network sees of a section's neighbours (trunk, slab, linear estimate) is the stack of that
 axis at the same step, as in training; zeros there would be a state that it knows at t = 1 alone. So neighbours still hear of
-each other through the estimate: for sections that do not, the entry needs the paper's own training.
+each other through the estimate. `apart: 2` takes neighbours from stacks of different noise; sections that hear of no other
+need the paper's own training.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from baselines.paper_assembly import VIEWS, WHERE, Assembly, average_views, merge_slices
+from baselines.paper_assembly import VIEWS, StackAssembly, average_views, merge_slices
 from baselines.paper_network import PARAMS, Settings, Slice, Trained, draw_turned
 from baselines.paper_schedule import draw, straight_levels
 from baselines.paper_training import fit_paper, trained_part
@@ -44,7 +45,7 @@ from xdiff.model.network import Network
 from xdiff.model.sampler import Denoiser, SamplerSettings, axis_estimates
 from xdiff.observation import Observation
 from xdiff.plain import digest, one_of
-from xdiff.planes import AXES, Plane, common_axis, project
+from xdiff.planes import AXES, Plane, common_axis, project, stack, unstack
 
 VERSION = 1  # raise when the same settings train something else
 KINDS = ("paper", "xdiff")
@@ -55,14 +56,12 @@ class SharedSettings(training.Settings):
     """Parameters of an entry with X-Diffusion's own network: those of that entry, and how volumes are put together."""
 
     trained_as: str = "xdiff"
-    assembly: Assembly = field(default_factory=Assembly)
+    assembly: StackAssembly = field(default_factory=StackAssembly)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.sampler != SamplerSettings():
             raise InputError(f"{PARAMS}.sampler", self.sampler, "none: `assembly` says how this one draws")
-        if self.assembly.views > 3:
-            raise InputError(f"{WHERE}.views", self.assembly.views, "1 to 3: this network knows upright sections of three axes")
 
     @property
     def trained(self) -> training.Settings:
@@ -174,23 +173,31 @@ class IndependentSections(XDiffusion):
         spectrum = torch.from_numpy(self.spectra.at(log_distance(view, known.gaussian))).to(self.device)
         denoiser = Denoiser(self.network, spectrum, make_condition(view, known, torch.float16), common_axis(view.planes))
         corrected, within = (tensor.cpu().numpy() for tensor in (known.corrected, known.std))
-        # one step from noise at t = 1 is the estimate of the mean, whatever the noise
-        count, steps = (1, 1) if estimate == "mean" else (draws_of(estimate), steps)
-        residual, spread, evaluations = mean_of(lambda: self._average(denoiser, steps, generator), count)
+        if estimate == "mean":  # one step from t = 1, whatever the noise
+            residual, spread, evaluations = mean_of(lambda: self._average(denoiser, 1, 1, generator), 1)
+        else:
+            draw_one = partial(self._average, denoiser, steps, self.assembly.apart, generator)
+            residual, spread, evaluations = mean_of(draw_one, draws_of(estimate))
         volume, std = corrected + within * residual, within if spread is None else within * spread
         if self.assembly.paste:
             volume = project(volume, observation.sections, observation.planes, observation.given)
             std = np.where(observation.known, 0, std)
         return volume, std, evaluations
 
-    def _average(self, denoiser: Denoiser, steps: int, generator: np.random.Generator) -> tuple[np.ndarray, int]:
+    def _average(self, denoiser: Denoiser, steps: int, apart: int, generator: np.random.Generator) -> tuple[np.ndarray, int]:
         """Mean of one draw of r_0 (C, X, Y, Z) along each axis, and their section evaluations."""
         first = AXES["axial"] if denoiser.axis is None else denoiser.axis
-        axes = [turn.perm[first] for turn in VIEWS[: self.assembly.views]]
-        drawn = [self._along(denoiser, axis, steps, generator) for axis in axes]
-        return torch.stack(drawn).mean(dim=0).cpu().numpy(), steps * sum(denoiser.shape[axis + 1] for axis in axes)
+        total, evaluations = torch.zeros(denoiser.shape, device=self.device), 0
+        for turn in VIEWS[: self.assembly.views]:
+            axis = turn.perm[first]
+            stacks = [stack(self._along(denoiser, axis, steps, generator), axis) for _ in range(apart)]
+            chosen = torch.stack([stacks[row % apart][row] for row in range(denoiser.shape[axis + 1])])
+            total += unstack(chosen, axis)
+            evaluations += apart * steps * len(chosen)
+        return (total / self.assembly.views).cpu().numpy(), evaluations
 
     def _along(self, denoiser: Denoiser, axis: int, steps: int, generator: np.random.Generator) -> Tensor:
+        """A draw of r_0 (C, X, Y, Z) along one axis."""
         levels = straight_levels(steps)
 
         def fresh() -> Tensor:
