@@ -7,7 +7,7 @@ the array's longest side: nothing is stretched, and the given slice needs no pla
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ AIR = -1.0  # what the canvas holds outside a section
 
 
 @dataclass(frozen=True)
-class Settings(TrainingSettings):
+class PaperSettings(TrainingSettings):
     """Parameters of the paper's own training. channels: widths of the network; sections: targets per volume of a step;
     orientations: the first so many of VIEWS are trained, and can be averaged; drop: share of the pairs without the given slice,
     which guidance needs; schedule: of the betas; assembly: what a trained network is used with, which does not train another
@@ -59,6 +59,11 @@ class Settings(TrainingSettings):
             raise InputError(f"{PARAMS}.drop", self.drop, "a share in 0..1, below 1")
         if self.assembly.guidance != 1 and not self.drop:
             raise InputError(f"{PARAMS}.assembly.guidance", self.assembly.guidance, "1 with drop 0: no null condition is trained")
+
+    @property
+    def trained(self) -> PaperSettings:
+        """What decides about the weights."""
+        return replace(self, assembly=SliceAssembly())
 
     def network(self, contrasts: int) -> Network:
         """X-Diffusion's section network without trunk and neighbours. The state and the given slice are its 2 C images, the pose
@@ -151,7 +156,7 @@ class Trained(NamedTuple):
 
     network: nn.Module
     limits: np.ndarray
-    settings: Settings
+    settings: PaperSettings
 
     @property
     def device(self) -> torch.device:

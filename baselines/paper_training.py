@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.paper_assembly import VIEWS, SliceAssembly
-from baselines.paper_network import Settings, Slice, Trained, cut_turned, draw_turned, pose, predict_noise, to_canvas
+from baselines.paper_network import PaperSettings, Slice, Trained, cut_turned, draw_turned, pose, predict_noise, to_canvas
 from baselines.paper_schedule import TRAINED_STEPS, alpha_bar
 from xdiff.checkpoint import Tensors
 from xdiff.data.split import Split
@@ -64,7 +64,7 @@ def of_one_slice(settings: DrawSettings) -> DrawSettings:
 class NoisePrediction:
     """The training problem of the paper, as loop.py wants it."""
 
-    def __init__(self, draws: SliceDraws, checks: Checks, validation: list[str], settings: Settings) -> None:
+    def __init__(self, draws: SliceDraws, checks: Checks, validation: list[str], settings: PaperSettings) -> None:
         self.draws, self.checks, self.settings = draws, checks, settings
         self.network = settings.network(len(draws.store.contrasts))
         self.limits = limits_of(draws.store, draws.subjects)
@@ -144,7 +144,7 @@ def limits_of(store: Store, subjects: list[str]) -> np.ndarray:
     return np.array([min(v.min() for v in volumes), max(v.max() for v in volumes)], np.float32)
 
 
-def make_problem(store: Store, split: Split, core: Core, settings: Settings, folder: Path) -> NoisePrediction:
+def make_problem(store: Store, split: Split, core: Core, settings: PaperSettings, folder: Path) -> NoisePrediction:
     """The training problem on a split. core: of the rows that checks compare with, nothing else; folder: where the registration
     is kept that donors ask for."""
     draws = SliceDraws.of_training(store, split, core, of_one_slice(settings.draws), folder)
@@ -153,14 +153,9 @@ def make_problem(store: Store, split: Split, core: Core, settings: Settings, fol
     return NoisePrediction(draws, checks, split.side("val")[: settings.validate_subjects], settings)
 
 
-def fit_paper(store: Store, split: Split, core: Core, settings: Settings, workdir: Path) -> Tensors:
+def fit_paper(store: Store, split: Split, core: Core, settings: PaperSettings, workdir: Path) -> Tensors:
     """Train to the end, or resume from `workdir` and finish; the network's arrays and `limits`."""
     workdir.mkdir(parents=True, exist_ok=True)
     problem = make_problem(store, split, core, settings, workdir.parent)
     best = run(problem, settings, workdir)
     return {"limits": problem.limits, **{f"network.{name}": value.cpu().numpy() for name, value in best.items()}}
-
-
-def trained_part(settings: Settings) -> dict[str, Any]:
-    """Of the settings, what decides about the weights."""
-    return asdict(replace(settings, assembly=SliceAssembly()))

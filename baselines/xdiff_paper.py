@@ -2,7 +2,8 @@
 
     methods:
       xdiff_paper: {module: baselines.xdiff_paper, params: {...}, estimates: [sample, mean_of_16], stepped: true}
-      xdiff_apart: {module: baselines.xdiff_paper, params: {trained_as: xdiff, ...}, estimates: [mean, sample], stepped: true}
+      xdiff-sections-apart:
+        {module: baselines.xdiff_paper, params: {trained_as: xdiff, ...}, estimates: [mean, sample], stepped: true}
 
 trained_as: paper is the paper's own training: noise prediction on 1000 betas from one given slice and the pose of the target
 section, by a 2D network in pixel space in place of the 860 M of latent diffusion (paper_network.py, paper_training.py).
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,10 +28,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from baselines import paper_training
 from baselines.paper_assembly import VIEWS, StackAssembly, average_views, merge_slices
-from baselines.paper_network import PARAMS, Settings, Slice, Trained, draw_turned
+from baselines.paper_network import PARAMS, PaperSettings, Slice, Trained, draw_turned
 from baselines.paper_schedule import draw, straight_levels
-from baselines.paper_training import fit_paper, trained_part
+from baselines.paper_training import fit_paper
 from xdiff.checkpoint import HISTORY, Tensors, keep_once, read_weights
 from xdiff.cuda import channels_last, training_device
 from xdiff.data.split import Split
@@ -38,6 +40,7 @@ from xdiff.data.store import Store
 from xdiff.errors import InputError, NotSupported
 from xdiff.local import Core, log_distance
 from xdiff.local_fit import fit_core
+from xdiff.loop import Problem, TrainingSettings
 from xdiff.model import training
 from xdiff.model.diffusion import make_condition
 from xdiff.model.method import XDiffusion
@@ -69,36 +72,44 @@ class SharedSettings(training.Settings):
         return training.Settings(**{f.name: getattr(self, f.name) for f in fields(training.Settings)})
 
 
-def settings_of(params: dict) -> Settings | SharedSettings:
-    """Parameters of a method entry. Raises InputError on a key that the kind of training does not have."""
-    kind = params.get("trained_as", "paper")
-    one_of(f"{PARAMS}.trained_as", kind, KINDS)
-    return (Settings if kind == "paper" else SharedSettings).of(params)
+class Settings(TrainingSettings):
+    """Whose `of` gives the settings of an entry of either kind: what the harness asks a module for."""
+
+    @classmethod
+    def of(cls, params: dict) -> PaperSettings | SharedSettings:
+        """Raises InputError on a key that the entry's kind does not have."""
+        kind = params.get("trained_as", "paper")
+        one_of(f"{PARAMS}.trained_as", kind, KINDS)
+        return (PaperSettings if kind == "paper" else SharedSettings).of(params)
+
+
+def make_problem(store: Store, split: Split, core: Core, settings: PaperSettings | SharedSettings, folder: Path) -> Problem:
+    """The training problem of an entry."""
+    if isinstance(settings, SharedSettings):
+        return training.make_problem(store, split, core, settings.trained, folder)
+    return paper_training.make_problem(store, split, core, settings, folder)
 
 
 def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
-    """Train, or take what another entry has trained already that differs in `assembly` (or, as xdiff, in `sampler`) alone."""
-    settings = settings_of(params)
+    """Train, or take what another entry has trained already that differs in `assembly` (or, as xdiff, in `sampler`) alone. The
+    core stays beside the paper's own network too, for what is compared with it in training; drawing does without."""
+    settings = Settings.of(params)
     if isinstance(settings, SharedSettings):
         return training.fit_network(store, split, settings.trained, workdir)
     split, folder = split.with_training(settings.patients), workdir.parents[1]
+    core = replace(fit_core(store, split, settings.core, folder), base=settings.base)
     sides = [split.side("train"), split.side("val")]
-    name = f"paper-{digest([VERSION, store.fingerprint, *sides, trained_part(settings)])}"
+    name = f"paper-{digest([VERSION, store.fingerprint, *sides, asdict(settings.trained)])}"
     shared = folder / f"{name}.checkpoints"
-
-    def make() -> Tensors:
-        core = replace(fit_core(store, split, settings.core, folder), base=settings.base)
-        return fit_paper(store, split, core, settings, shared)
-
-    tensors = keep_once(folder / name, make)
+    tensors = keep_once(folder / name, lambda: fit_paper(store, split, core, settings, shared))
     if (shared / HISTORY).exists():
         shutil.copyfile(shared / HISTORY, workdir / HISTORY)
-    return tensors
+    return {**tensors, **core.tensors()}
 
 
 def load(weights: Path) -> SliceDiffusion | IndependentSections:
     tensors, config = read_weights(weights)
-    settings = settings_of(config["params"])
+    settings = Settings.of(config["params"])
     network = settings.network(len(config["contrasts"]))
     state = {name.removeprefix("network."): torch.from_numpy(a) for name, a in tensors.items() if name.startswith("network.")}
     network.load_state_dict(state)

@@ -20,7 +20,7 @@ from torch import nn
 
 from baselines import paper_training
 from baselines.paper_assembly import VIEWS, SliceAssembly
-from baselines.paper_network import SectionEstimates, Settings, Slice, Trained, depth_mm, from_canvas, to_canvas
+from baselines.paper_network import PaperSettings, SectionEstimates, Slice, Trained, depth_mm, from_canvas, to_canvas
 from baselines.paper_schedule import trained_levels
 from baselines.paper_training import NoisePrediction, SliceDraws, limits_of, make_problem, of_one_slice, targets
 from baselines.xdiff_paper import SliceDiffusion
@@ -38,7 +38,7 @@ from xdiff.volumes import read_volume, write_volume
 
 BRATS = (240, 240, 155)
 MM = (1.0, 1.0, 1.0)
-SETTINGS = Settings(channels=(8, 16), sections=4, validate_subjects=1)
+SETTINGS = PaperSettings(channels=(8, 16), sections=4, validate_subjects=1)
 
 
 def slice_of(axis: int, index: int, shape: tuple[int, int, int] = BRATS) -> Slice:
@@ -319,7 +319,7 @@ def test_null_condition_at_sampling_was_never_trained(problem: NoisePrediction, 
     """Guidance leaned on what the network says of a condition it has never seen. Here such an entry is refused, and the null
     condition is trained where it is used and not asked for where it is not."""
     with pytest.raises(InputError, match="guidance.*no null condition is trained"):
-        Settings(drop=0.0, assembly=SliceAssembly(guidance=3.0))
+        PaperSettings(drop=0.0, assembly=SliceAssembly(guidance=3.0))
     asked = {}
     for drop in (0.0, 0.1):
         monkeypatch.setattr(problem, "settings", replace(SETTINGS, drop=drop))

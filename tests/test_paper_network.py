@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from baselines.paper_assembly import VIEWS, SliceAssembly
 from baselines.paper_network import (
+    PaperSettings,
     SectionEstimates,
-    Settings,
     Slice,
     Trained,
     cut_turned,
@@ -30,7 +30,7 @@ from xdiff.planes import Plane, stack
 from xdiff.rotations import CubeRotation
 
 SHAPE, SPACING = (6, 9, 7), (4.0, 2.0, 3.0)
-SETTINGS = Settings(channels=(8, 16), orientations=24)
+SETTINGS = PaperSettings(channels=(8, 16), orientations=24)
 LIMITS = np.array([-50.0, 50.0], np.float32)
 
 
@@ -196,4 +196,4 @@ def test_slice_pose_and_time_all_have_a_say() -> None:
 )
 def test_parameters_that_the_paper_does_not_have_are_named(params: dict, named: str) -> None:
     with pytest.raises(InputError, match=named):
-        Settings.of(params)
+        PaperSettings.of(params)

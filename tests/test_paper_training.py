@@ -13,12 +13,12 @@ from conftest import Prepared
 from torch import Tensor, nn
 
 from baselines.paper_assembly import VIEWS, SliceAssembly
-from baselines.paper_network import Settings, Slice, pose_size
-from baselines.paper_training import Batch, NoisePrediction, limits_of, make_problem, targets, trained_part
+from baselines.paper_network import PaperSettings, Slice, pose_size
+from baselines.paper_training import Batch, NoisePrediction, limits_of, make_problem, targets
 from xdiff.loop import Trainer
 from xdiff.planes import Plane
 
-SETTINGS = Settings(channels=(8, 16), sections=4, validate_subjects=1, seed=4)
+SETTINGS = PaperSettings(channels=(8, 16), sections=4, validate_subjects=1, seed=4)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_a_better_denoiser_scores_higher(problem: NoisePrediction, monkeypatch: 
 
 def test_assembly_does_not_decide_about_the_weights() -> None:
     other = replace(SETTINGS, assembly=SliceAssembly(solver="ddpm", views=3, guidance=3.0, merge="mean", paste=False))
-    assert trained_part(other) == trained_part(SETTINGS) != trained_part(replace(SETTINGS, drop=0.2))
+    assert other.trained == SETTINGS.trained != replace(SETTINGS, drop=0.2).trained
 
 
 def test_settings_reach_the_draws_as_slices_of_array_axes(problem: NoisePrediction, tmp_path: Path) -> None:

@@ -7,20 +7,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from columns import SHAPE, plain_core, prepare_columns
 from conftest import Prepared, observe_test
-from paper_weights import PAPER, scramble, with_assembly
+from paper_weights import PAPER, XDIFF, scramble, with_assembly
 
 from baselines import xdiff_paper
+from baselines.paper_training import NoisePrediction
 from baselines.xdiff_paper import SliceDiffusion
 from xdiff.checkpoint import read_weights
-from xdiff.config import MethodEntry
+from xdiff.config import MethodEntry, Sweep
 from xdiff.draws import Draws
 from xdiff.errors import InputError, NotSupported
+from xdiff.local import Core
 from xdiff.metrics.core import psnr
+from xdiff.model.training import Denoising
 from xdiff.observation import observe
 from xdiff.planes import Plane
+from xdiff.sample import sample
+from xdiff.sizes import settings_of, untrained
 from xdiff.stacks import tilted_stack
 from xdiff.train import train
 
@@ -110,6 +116,30 @@ def test_what_the_paper_cannot_do_is_said(heads: Prepared, paper: Path) -> None:
         loaded.reconstruct(below, 2, "sample", np.random.default_rng(0))
 
 
+def test_the_harness_draws_counts_and_lists_what_it_cannot(heads: Prepared, paper: Path, tmp_path: Path) -> None:
+    entry = MethodEntry("baselines.xdiff_paper", PAPER, estimates=("mean", "sample"), stepped=True)
+    sweep = Sweep(K=(1, 2), steps=(2,), estimate=("mean", "sample"))
+    sample(entry, paper, heads.store, heads.split, sweep, tmp_path)
+    rows, skipped = (pd.read_csv(tmp_path / f"{name}-1-of-1.tsv", sep="\t") for name in ("manifest", "skipped"))
+    assert set(rows["estimate"]) == {"sample"} and len(rows) == 2 * len(heads.split.side("test"))
+    assert rows.groupby("K")["evaluations"].unique().map(list).to_dict() == {1: [44], 2: [88]}
+    assert skipped["K"].tolist() == [1, 2] and skipped["reason"].str.contains("in one call").all()
+
+
+@pytest.mark.parametrize(("params", "kind"), [(PAPER, NoisePrediction), ({**XDIFF, "trained_as": "xdiff"}, Denoising)], ids=str)
+def test_unit_costs_can_be_measured_of_both_kinds(heads: Prepared, tmp_path: Path, params: dict, kind: type) -> None:
+    """As xdiff/timing.py does: the settings of an entry, its untrained weights, a core and a problem from them."""
+    entry = untrained(MethodEntry("baselines.xdiff_paper", params))
+    settings, core = settings_of(entry), plain_core(heads.store, heads.split)
+    assert isinstance(xdiff_paper.make_problem(heads.store, heads.split, core, settings, tmp_path), kind)
+    assert settings.trained_as == params.get("trained_as", "paper")
+
+
+def test_the_core_lies_beside_the_network(heads: Prepared, paper: Path) -> None:
+    core = Core.of(read_weights(paper)[0], "none")
+    assert core.linear.n_rows == plain_core(heads.store, heads.split).linear.n_rows
+
+
 def test_entries_that_differ_in_assembly_alone_share_a_training(
     field: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,4 +211,4 @@ def test_mean_of_n_is_the_mean_of_its_draws(heads: Prepared, paper: Path) -> Non
 )
 def test_a_parameter_of_the_other_kind_is_named(params: dict, named: str) -> None:
     with pytest.raises(InputError, match=named):
-        xdiff_paper.settings_of(params)
+        xdiff_paper.Settings.of(params)
