@@ -1,4 +1,4 @@
-"""X-Diffusion as the paper has it, trained as it says: what it counts, shares and cannot do. (That it learns: test_paper_learns.py)"""
+"""X-Diffusion as the paper has it, trained as it says: what it counts, shares and cannot do. Learning: test_paper_learns.py."""
 
 from __future__ import annotations
 
