@@ -208,17 +208,20 @@ def test_patience_may_end_a_training_sooner(costs: Costs) -> None:
 
 
 def variants() -> dict:
-    """X-Diffusion, another sampler of it, and another seed."""
+    """X-Diffusion, another sampler of it, another seed, and its network drawn the paper's way."""
     base = trained()["xdiff"]
     changes = {"xdiff": {}, "xdiff-ddim": {"sampler": {"solver": "ddim"}}, "xdiff-seed": {"seed": 1}}
-    return {name: {**base, "params": {**base["params"], **change}} for name, change in changes.items()}
+    found = {name: {**base, "params": {**base["params"], **change}} for name, change in changes.items()}
+    apart = {"trained_as": "xdiff", "assembly": {"views": 3}}
+    return {**found, "xdiff-apart": {**base, "module": "baselines.xdiff_paper", "params": {**base["params"], **apart}}}
 
 
 def test_entries_that_differ_in_their_sampler_alone_train_once(costs: Costs) -> None:
     forecast = Forecast(configured(variants()), costs)
     lines = {line.name: line for line in forecast.lines}
-    assert lines["train xdiff-ddim@field g"].seconds == 0
-    assert lines["train xdiff-ddim@field g"].notes == ["network of xdiff@field g"]
+    for name in ("xdiff-ddim", "xdiff-apart"):
+        assert lines[f"train {name}@field g"].seconds == 0
+        assert lines[f"train {name}@field g"].notes == ["network of xdiff@field g"]
     assert lines["train xdiff@field g"].seconds == 11.0 + 20.0 + 2.5
     assert lines["train xdiff-seed@field g"].seconds == 20.0 + 2.5
     # each is sampled for itself, and waits for its own training, which waits for the shared one

@@ -174,11 +174,12 @@ class Forecast:
         core, settings = settings_of(entry)
         split = self.split_of(origin).with_training(settings.patients if settings else 0)
         data = (origin, grid, *(tuple(split.side(side)) for side in ("train", "val")))
-        if hasattr(settings, "sampler"):
-            trained = asdict(replace(settings, sampler=type(settings.sampler)()))
-            if self._shared(line, ("network", *data, str(trained)), "network"):
-                line.asks_gpu = False
-                return line
+        trained = getattr(settings, "trained", settings)  # of the paper's method, whose entries share trainings too
+        if hasattr(trained, "sampler"):
+            trained = replace(trained, sampler=type(trained.sampler)())
+        if trained is not settings and self._shared(line, ("network", *data, str(asdict(trained))), "network"):
+            line.asks_gpu = False
+            return line
         self._fit(line, step, len(split.side("train")), (*data, str(core)) if core else None)
         if settings:
             self._iterate(line, step, settings, split)
