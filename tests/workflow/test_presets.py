@@ -108,6 +108,10 @@ def test_the_paper_preset_has_every_method_factor_and_cohort() -> None:
         assert len({method_json(replace(entry, params={**entry.params, "seed": 0})) for entry in entries.values()}) == 1
         table = [{job[:2] for job in wanted if job.method == name and job.sweep.startswith("slices")} for name in entries]
         assert table[0] == table[1] == table[2] != set()
+    for name in ("xdiff-independent-noise", "xdiff-ddim", "xdiff_apart"):  # with the network of xdiff
+        params = {key: value for key, value in config.methods[name].params.items() if key not in ("sampler", "trained_as")}
+        assert params == config.methods["xdiff"].params, name
+    assert config.methods["score"].params == config.methods["tpdm"].params
 
 
 def test_no_job_of_the_paper_preset_is_without_a_point() -> None:
