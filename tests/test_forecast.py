@@ -66,6 +66,16 @@ def test_segmenting_comes_after_sampling_and_says_that_its_time_is_missing() -> 
     assert not any("gaussian-field" in name for name in lines if name.startswith("segment"))
 
 
+def test_volumes_of_a_shard_are_segmented_when_it_is_sampled() -> None:
+    config = load_config([REPOSITORY / "config.yaml"], {"run": {"shards": 2, "cohorts": ["phantom-brain"]}})
+    lines = {line.name: line for line in Forecast(config, Costs([])).lines}
+    assert lines["segment xdiff@phantom-brain phantom-brain 48 slices 2-of-2"].after == [
+        "segmenter phantom-brain 48",
+        "sample xdiff@phantom-brain phantom-brain 48 slices 2-of-2",
+    ]
+    assert {name for line in lines.values() for name in line.after if not name.startswith("core")} <= set(lines)
+
+
 def test_shards_divide_the_test_subjects(costs: Costs) -> None:
     lines = lines_of(configured(GAUSSIAN, shards=2), costs)
     first, second = (lines[f"sample gaussian@field field g slices {i}-of-2"] for i in (1, 2))

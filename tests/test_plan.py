@@ -160,6 +160,7 @@ def test_a_summary_has_a_row_per_stage_and_method(
     assert "preprocess_shard - 2 20 s 10 s no" in found
     assert "sample gaussian 3 <= 9.8 s <= 3.2 s no" in found
     assert "sample gaussian_local 3 >= 0.8 s >= 0.2 s no no cost known: reconstruct" in found
+    assert "evaluate - 6 <= 3.0 s <= 0.5 s no" in found
     assert "no cost known for all or part of 5 of 19 jobs, so that totals leave it out:" in found
     assert {"generate field 1 job", "fit gaussian_local 1 job", "reconstruct gaussian_local mean 3 jobs"} <= set(found)
     assert any(line.startswith("wall time at least") and "2 cores and 2 GPUs" in line for line in found)
@@ -175,6 +176,9 @@ def test_a_summary_tells_what_is_scaled_what_needs_a_gpu_and_counts_ablations_wi
     told = [" ".join(row.split()) for row in by_method(lines)]
     (unet,) = (row for row in told if row.startswith("train unet "))
     assert unet.endswith("no asks for a GPU, measured on a CPU")
+    forecast = Forecast(configured(methods), costs)
+    told = plan.text(forecast, plan.Machine(), "", summary=True)
+    assert "jobs that ask for a GPU but are counted with what a CPU took, in CPU-hours: 1\n" in told
     assert unknown([Line("collect", "")]) == []
 
 

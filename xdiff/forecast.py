@@ -110,8 +110,13 @@ class Forecast:
         elif step.stage == "sample":
             for number in range(1, self.config.run.shards + 1):
                 yield from self._sample(step, number)
-        elif step.stage in ("segmenter", "segment"):
-            yield self._segment(step)
+        elif step.stage == "segmenter":
+            yield self._segmenter(step, step.place, [f"preprocess {step.at[0]} {step.at[1]}"])
+        elif step.stage == "segment":
+            for number in range(1, self.config.run.shards + 1):
+                place = self._sharded(step, number)
+                sampled = [f"sample {place}"] * (step.at[2] in self.config.methods)
+                yield self._segmenter(step, place, [f"segmenter {step.at[0]} {step.at[1]}", *sampled])
         else:
             scored = [line.name for line in self.lines if line.stage == "evaluate"]
             yield Line(step.stage, step.place, step.at, counted=False, notes=["tables of scores and panels alone"], after=scored)
@@ -169,15 +174,11 @@ class Forecast:
         module = self.config.methods[method].module if method else ""
         return Wanted(what, tuple(shape), contrasts, method, module, **numbers)
 
-    def _segment(self, step: Step) -> Line:
-        """nnU-Net has no unit costs: the line says that its time is missing."""
+    def _segmenter(self, step: Step, place: str, after: list[str]) -> Line:
+        """A job of nnU-Net, which has no unit costs: the line says that its time is missing."""
         entry = self.config.segment
-        line = Line(step.stage, step.place, step.at, entry.threads, asks_gpu=entry.gpu > 0)
+        line = Line(step.stage, place, step.at, entry.threads, asks_gpu=entry.gpu > 0, after=after, missing=["nnU-Net"])
         line.mem_mb, line.runtime_min = entry.mem_mb, entry.runtime_min
-        line.after = [f"preprocess {step.at[0]} {step.at[1]}"]
-        line.missing.append("nnU-Net")
-        if step.stage == "segment":
-            line.after = [f"segmenter {step.at[0]} {step.at[1]}"] + [f"sample {step.place}"] * (step.at[2] in self.config.methods)
         return line
 
     # Training ---------------------------------------------------------------------------------------------------------

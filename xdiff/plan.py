@@ -203,6 +203,9 @@ def _provenance(forecast: Forecast, command: str) -> list[str]:
     found = [f"costs: {source}" for source in sources] or [f"costs: none, {TIMING} holds no table"]
     found.append("the tables do not hold a method's settings: their costs are of networks as they were when measured")
     found.append("not in it: starting processes, loading weights, final fits after a training")
+    on_cpu = sum(line.asks_gpu and not line.gpu for line in lines)
+    if on_cpu:
+        found.append(f"jobs that ask for a GPU but are counted with what a CPU took, in CPU-hours: {on_cpu}")
     if any(line.mem_mb and not line.peak_mib and line.counted for line in lines):
         found.append("*: MB as the entry asks for (mem_mb), not measured at this size; on a GPU, memory is the GPU's")
     if any(line.at_most for line in lines):

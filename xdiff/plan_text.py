@@ -8,7 +8,7 @@ from typing import NamedTuple
 from xdiff.forecast import Line
 from xdiff.stats import base_of
 
-OF_METHODS = {"train": 2, "sample": 2, "evaluate": 2, "segment": 2}  # stage -> place of the method's name in Line.at
+OF_METHODS = ("train", "sample")  # stages whose costs differ from method to method; its name is the third of Line.at
 ON_CPU = "asks for a GPU, measured on a CPU"
 
 
@@ -22,7 +22,7 @@ def by_job(lines: Sequence[Line]) -> list[str]:
 
 
 class Group(NamedTuple):
-    """Lines of one stage and method; "" for the method where the stage has none."""
+    """Lines of one stage and method; "" for the method in stages that are not OF_METHODS."""
 
     stage: str
     method: str
@@ -34,7 +34,7 @@ def groups(lines: Sequence[Line]) -> list[Group]:
     found: dict[tuple[str, str], list[Line]] = {}
     for line in lines:
         if line.counted:
-            method = line.at[OF_METHODS[line.stage]] if line.stage in OF_METHODS else ""
+            method = line.at[2] if line.stage in OF_METHODS else ""
             found.setdefault((line.stage, base_of(method) or method), []).append(line)
     return [Group(*key, members) for key, members in found.items()]
 
