@@ -161,6 +161,7 @@ def test_a_summary_has_a_row_per_stage_and_method(
     assert "sample gaussian 3 <= 9.8 s <= 3.2 s no" in found
     assert "sample gaussian_local 3 >= 0.8 s >= 0.2 s no no cost known: reconstruct" in found
     assert "evaluate - 6 <= 3.0 s <= 0.5 s no" in found
+    assert "split - 1 ? ? no no cost known: generate field" in found
     assert "no cost known for all or part of 5 of 19 jobs, so that totals leave it out:" in found
     assert {"generate field 1 job", "fit gaussian_local 1 job", "reconstruct gaussian_local mean 3 jobs"} <= set(found)
     assert any(line.startswith("wall time at least") and "2 cores and 2 GPUs" in line for line in found)

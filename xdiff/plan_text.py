@@ -55,7 +55,8 @@ def _remarks_of(group: Group) -> str:
     """In short: whether scaled, on what measured, and what is missing."""
     scaled = any(note.startswith("scaled") for line in group.lines for note in line.notes)
     on_cpu = any(line.asks_gpu and not line.gpu for line in group.lines)
-    missing = list(dict.fromkeys(what.split()[0] for line in group.lines for what in line.missing))
+    whole = [what for line in group.lines for what in line.missing]
+    missing = dict.fromkeys(what.split()[0] if group.method else what for what in whole)  # `fit` of `fit unet`
     parts = ["scaled"] if scaled else []
     return "; ".join([*parts, *([ON_CPU] if on_cpu else []), *([f"no cost known: {', '.join(missing)}"] if missing else [])])
 
