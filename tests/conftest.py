@@ -31,11 +31,12 @@ PRESETS = REPOSITORY / "workflow" / "presets"
 FIELD_SHAPE = (20, 24, 18)
 # presets that say of themselves what they go over
 UNDER = {
-    "gpu": "real-brains-2mm",
-    "gpu-lease": "gpu",
-    "gpu-ablation": "ablation",
-    "ablation-sampler": "ablation",
-    "external-48": "real-brains-48",
+    "gpu": ["real-brains-2mm"],
+    "gpu-lease": ["gpu"],
+    "gpu-ablation": ["ablation"],
+    "ablation-sampler": ["ablation"],
+    "external-48": ["real-brains-48"],
+    "paper": ["brats", "ukb", "knee", "open-data"],
 }
 
 
@@ -43,8 +44,8 @@ def overlays(preset: Path) -> list[Path]:
     """What goes over config.yaml for a configuration of workflow/presets, or for config.yaml itself."""
     if preset.name == "config.yaml":
         return []
-    below = UNDER.get(preset.stem)
-    return [*(overlays(PRESETS / f"{below}.yaml") if below else []), preset]
+    below = [path for name in UNDER.get(preset.stem, []) for path in overlays(PRESETS / f"{name}.yaml")]
+    return [*below, preset]
 
 
 class Prepared(NamedTuple):

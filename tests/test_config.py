@@ -283,3 +283,11 @@ def test_tiers_are_those_of_the_segmenter() -> None:
     from xdiff.segment.nnunet import TIERS as OWN
 
     assert set(TIERS) == set(OWN)
+
+
+@pytest.mark.parametrize(
+    ("subjects", "found"), [({"nowhere": 3}, "plan.subjects: found 'nowhere'"), ({"phantom-brain": 0}, "phantom-brain: found 0")]
+)
+def test_expected_subjects_are_of_a_cohort_and_some(subjects: dict, found: str) -> None:
+    with pytest.raises(InputError, match=found):
+        load_config([ROOT / "config.yaml"], {"plan": {"subjects": subjects}})

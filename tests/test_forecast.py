@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,13 +14,14 @@ from conftest import PRESETS, REPOSITORY, Prepared, overlays
 from plan_costs import CORE, GAUSSIAN, GPU, ROWS, TRIVIAL, UNET, configured, lines_of, trained
 
 from xdiff import bench, local_fit
-from xdiff.config import Cohort, SplitRule, load_config
+from xdiff.config import Cohort, Grid, Plan, SplitRule, load_config
 from xdiff.data.phantom_body import phantom_body_names
 from xdiff.data.phantom_brain import phantom_names
 from xdiff.data.phantom_knee import phantom_knee_names
 from xdiff.errors import InputError
-from xdiff.forecast import Forecast, planned_split
+from xdiff.forecast import Forecast
 from xdiff.model import training
+from xdiff.planned import planned_split
 from xdiff.train import train
 from xdiff.unit_costs import Costs, read_costs
 
@@ -28,13 +31,13 @@ from xdiff.unit_costs import Costs, read_costs
 @pytest.mark.parametrize("preset", [REPOSITORY / "config.yaml", *sorted(PRESETS.glob("*.yaml"))], ids=lambda path: path.stem)
 def test_a_forecast_has_the_jobs_of_bench(preset: Path) -> None:
     config = load_config([REPOSITORY / "config.yaml", *overlays(preset)])
-    if preset.stem in ("brats", "knee", "open-data", "ukb"):  # who will be tested is known after the download
-        with pytest.raises(InputError, match="no split.file and no folder"):
-            Forecast(config, Costs([]))
-        return
+    # TODO(merge): once baselines.unet2d, mednerf, score, tpdm, flow3d and xdiff_paper are there, these two lines go
+    if absent := {m.module for m in config.methods.values() if not (REPOSITORY / f"{m.module.replace('.', '/')}.py").exists()}:
+        pytest.skip(f"{preset.stem}: modules that are not there yet: {sorted(absent)}")
+    config = replace(config, run=replace(config.run, shards=1, data_shards=1))  # which bench knows nothing of
     done = [task.name for task in bench.tasks(config, Path("results"), None)]
-    # an embedded cohort is made with its split, and what follows the scores takes seconds, as measuring real bodies does
-    quick = ("generate", "anatomy", "panel", "tumour_panel", "tables", "figures")
+    # what makes a cohort's files goes with its split, and what follows the scores takes seconds, as measuring real bodies does
+    quick = ("generate", "skull_strip", "stitch", "anatomy", "panel", "tumour_panel", "tables", "figures")
     counted = [name for name in done if name.split()[0] not in quick]
     assert [line.name for line in Forecast(config, Costs([])).lines] == counted
 
@@ -63,6 +66,16 @@ def test_segmenting_comes_after_sampling_and_says_that_its_time_is_missing() -> 
     assert not any("gaussian-field" in name for name in lines if name.startswith("segment"))
 
 
+def test_volumes_of_a_shard_are_segmented_when_it_is_sampled() -> None:
+    config = load_config([REPOSITORY / "config.yaml"], {"run": {"shards": 2, "cohorts": ["phantom-brain"]}})
+    lines = {line.name: line for line in Forecast(config, Costs([])).lines}
+    assert lines["segment xdiff@phantom-brain phantom-brain 48 slices 2-of-2"].after == [
+        "segmenter phantom-brain 48",
+        "sample xdiff@phantom-brain phantom-brain 48 slices 2-of-2",
+    ]
+    assert {name for line in lines.values() for name in line.after if not name.startswith("core")} <= set(lines)
+
+
 def test_shards_divide_the_test_subjects(costs: Costs) -> None:
     lines = lines_of(configured(GAUSSIAN, shards=2), costs)
     first, second = (lines[f"sample gaussian@field field g slices {i}-of-2"] for i in (1, 2))
@@ -71,6 +84,26 @@ def test_shards_divide_the_test_subjects(costs: Costs) -> None:
     assert "sample gaussian@field field g slices" not in lines
     with pytest.raises(InputError, match="no test subject in shard 4/4"):
         Forecast(configured(GAUSSIAN, shards=4), costs)
+
+
+def test_shards_of_data_divide_the_subjects_and_are_joined_for_nothing(costs: Costs) -> None:
+    config = configured(GAUSSIAN, data_shards=4)
+    lines = lines_of(config, costs)
+    shards = [lines[f"preprocess_shard field g {number}-of-4"] for number in range(1, 5)]
+    assert [line.seconds for line in shards] == [3 * 2.0, 3 * 2.0, 2 * 2.0, 2 * 2.0]
+    assert all(line.after == ["split field"] for line in shards)
+    joined = lines["preprocess field g"]
+    assert (joined.seconds, joined.counted, joined.volumes) == (0.0, False, 10)
+    assert joined.after == [line.name for line in shards] and "centres field g 1-of-4" not in lines
+
+
+def test_the_scanner_frame_reads_training_volumes_first(costs: Costs) -> None:
+    scanner = {"g": Grid((4, 5, 12), 4.0, "scanner")}
+    what = ["reading of training volumes (frame scanner)"]
+    assert lines_of(replace(configured(GAUSSIAN), grids=scanner), costs)["preprocess field g"].missing == what
+    lines = lines_of(replace(configured(GAUSSIAN, data_shards=2), grids=scanner), costs)
+    assert lines["centres field g 2-of-2"].missing == what and not lines["preprocess_shard field g 1-of-2"].missing
+    assert lines["preprocess_shard field g 1-of-2"].after == ["centres field g 1-of-2", "centres field g 2-of-2"]
 
 
 def test_cohorts_trained_on_together_give_their_training_sides(costs: Costs) -> None:
@@ -123,8 +156,23 @@ def test_a_raw_folder_tells_subjects_and_its_absence_what_would(heads: Prepared,
     for subject in heads.store.subjects:
         (tmp_path / "field" / subject / "anat").mkdir(parents=True)
     assert planned_split(config, "field", tmp_path).sha == heads.split.sha
-    with pytest.raises(InputError, match=r"no split.file and no folder \S*elsewhere/field.*cohorts.field.split.file, or the raw"):
+    with pytest.raises(InputError, match=r"no split.file and no folder \S*elsewhere/field.*split.file, plan.subjects.field, or"):
         planned_split(config, "field", tmp_path / "elsewhere")
+
+
+def test_expected_subjects_are_counted_until_files_are_there(heads: Prepared, tmp_path: Path) -> None:
+    cohort = Cohort("bids", ("T1w", "T2w"), split=SplitRule(n_val=10, n_test=20), skull_strip="hd-bet")
+    config = replace(configured(GAUSSIAN), cohorts={"field": cohort}, plan=Plan({"field": 100}))
+    assert [len(planned_split(config, "field", tmp_path).side(side)) for side in ("train", "val", "test")] == [70, 10, 20]
+    lines = {line.name: line for line in Forecast(config, Costs([]), tmp_path).lines}
+    assert lines["preprocess field g"].notes == ["100 subjects (plan.subjects)"]
+    assert lines["split field"].missing == ["skull stripping"]
+    for subject in heads.store.subjects:
+        (tmp_path / "field" / subject / "anat").mkdir(parents=True)
+    config = replace(config, cohorts={"field": replace(cohort, split=SplitRule(n_val=1, n_test=2))})
+    assert planned_split(config, "field", tmp_path).sha == heads.split.sha
+    there = {line.name: line for line in Forecast(config, Costs([]), tmp_path).lines}
+    assert there["preprocess field g"].notes == [f"{len(heads.store.subjects)} subjects"]
 
 
 def test_an_embedded_cohort_without_its_number_is_refused() -> None:
@@ -205,6 +253,32 @@ def test_minutes_are_known_where_steps_are_not_measured() -> None:
 
 def test_patience_may_end_a_training_sooner(costs: Costs) -> None:
     assert lines_of(configured(trained(patience=3)), costs)["train unet@field g"].at_most
+
+
+@dataclass(frozen=True)
+class Assembled(training.Settings):
+    """Of a method that trains X-Diffusion's network and draws otherwise."""
+
+    assembly: tuple[int, ...] = ()
+
+    @property
+    def trained(self) -> training.Settings:
+        return training.Settings(**{f.name: getattr(self, f.name) for f in fields(training.Settings)})
+
+
+def test_a_method_that_draws_otherwise_with_another_ones_network_trains_nothing(
+    costs: Costs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = SimpleNamespace(load=None, train=None, settings_of=lambda params: Assembled.of(params))
+    monkeypatch.setitem(sys.modules, "apart", module)
+    xdiff = trained()["xdiff"]
+    other = {**xdiff, "module": "apart", "params": {**xdiff["params"], "assembly": [1]}}
+    lines = lines_of(configured({"xdiff": xdiff, "xdiff_apart": other}), costs)
+    assert lines["train xdiff@field g"].seconds > 0
+    apart = lines["train xdiff_apart@field g"]
+    assert (apart.seconds, apart.missing, apart.notes) == (0.0, [], ["network of xdiff@field g"])
+    seeded = {**other, "params": {**other["params"], "seed": 1}}
+    assert lines_of(configured({"xdiff": xdiff, "xdiff_apart": seeded}), costs)["train xdiff_apart@field g"].missing
 
 
 def variants() -> dict:

@@ -33,7 +33,20 @@ ORDER = (
     *("markup", "layout", "posterior_checks", "ablation", "anatomy", "tumours", "drawing", "panel", "captions", "step_sweep"),
     *("training_curves", "tumour_figures", "tumour_panel", "anatomy_figures"),
     *("quality_vs_seconds", "ablation_figure", "tables", "figures", "data_page", "report", "reference"),
-    *("clocks", "sizes", "timing", "official_networks", "official", "bench", "unit_costs", "forecast", "plan", "cli"),
+    *(
+        "clocks",
+        "sizes",
+        "timing",
+        "official_networks",
+        "official",
+        "bench",
+        "unit_costs",
+        "planned",
+        "forecast",
+        "plan_text",
+        "plan",
+        "cli",
+    ),
 )
 SOURCES = sorted((ROOT / "xdiff").rglob("*.py"))
 

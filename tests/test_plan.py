@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from plan_costs import CPU, GAUSSIAN, LOCAL, ROWS, configured, lines_of, trained
 from xdiff import cli, plan
 from xdiff.config import Cohort, Grid, SplitRule
 from xdiff.forecast import Forecast, Line
-from xdiff.plan import Disk, disk, duration, makespan_s, pieces, remarks
+from xdiff.plan import Disk, disk, makespan_s, pieces
+from xdiff.plan_text import by_method, duration, groups, remarks, unknown
 from xdiff.train import train
 from xdiff.unit_costs import Costs, read_costs
 
@@ -38,7 +40,19 @@ def test_lines_run_side_by_side_as_far_as_cores_and_what_they_wait_for_allow() -
 def test_one_gpu_takes_one_line_at_a_time() -> None:
     lines = [Line("a", str(i), seconds=5, asks_gpu=True) for i in range(3)]
     assert makespan_s(lines, 8) == 15
+    assert makespan_s(lines, 8, gpus=2) == 10
+    assert makespan_s(lines, 2, gpus=8) == 10
     assert makespan_s([replace(line, asks_gpu=False) for line in lines], 8) == 5
+
+
+def test_thousands_of_lines_take_seconds() -> None:
+    """The paper's grid: were every line compared with every other one, it would take minutes."""
+    lines = [Line("sample", str(i), seconds=1 + i % 7) for i in range(4000)]
+    lines += [Line("evaluate", str(i), seconds=1, after=[f"sample {i}"]) for i in range(4000)]
+    start = time.process_time()
+    total = sum(line.seconds for line in lines)
+    assert total / 64 <= makespan_s(lines, 64) <= total / 64 + 8
+    assert time.process_time() - start < 5
 
 
 def test_who_shares_a_part_waits_for_it_alone() -> None:
@@ -136,6 +150,39 @@ def test_the_command_prints_jobs_totals_and_where_costs_are_from(
     assert [r["missing"] for r in rows if r["complete"] == "False"][:2] == ["generate field", "fit gaussian_local"]
 
 
+def test_a_summary_has_a_row_per_stage_and_method(
+    table: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text(CONFIG.replace("run: {", "run: {shards: 3, data_shards: 2, "))
+    path = table([r for r in ROWS if r["module"] != LOCAL])
+    cli.main(["plan", "--config", str(tmp_path / "config.yaml"), "--costs", str(path), "--summary", "--gpus", "2"])
+    found = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "preprocess_shard - 2 20 s 10 s no" in found
+    assert "sample gaussian 3 <= 9.8 s <= 3.2 s no" in found
+    assert "sample gaussian_local 3 >= 0.8 s >= 0.2 s no no cost known: reconstruct" in found
+    assert "evaluate - 6 <= 3.0 s <= 0.5 s no" in found
+    assert "split - 1 ? ? no no cost known: generate field" in found
+    assert "no cost known for all or part of 5 of 19 jobs, so that totals leave it out:" in found
+    assert {"generate field 1 job", "fit gaussian_local 1 job", "reconstruct gaussian_local mean 3 jobs"} <= set(found)
+    assert any(line.startswith("wall time at least") and "2 cores and 2 GPUs" in line for line in found)
+
+
+def test_a_summary_tells_what_is_scaled_what_needs_a_gpu_and_counts_ablations_with_their_base(costs: Costs) -> None:
+    methods = trained()
+    methods["unet-wide"] = {**methods["unet"], "gpu": 1}
+    lines = list(lines_of(configured(methods), costs).values())
+    rows = {tuple(group[:2]): len(group.lines) for group in groups(lines)}
+    assert rows[("train", "unet")] == rows[("sample", "unet")] == 2 and ("train", "unet-wide") not in rows
+    assert ("collect", "") not in rows
+    told = [" ".join(row.split()) for row in by_method(lines)]
+    (unet,) = (row for row in told if row.startswith("train unet "))
+    assert unet.endswith("no asks for a GPU, measured on a CPU")
+    forecast = Forecast(configured(methods), costs)
+    told = plan.text(forecast, plan.Machine(), "", summary=True)
+    assert "jobs that ask for a GPU but are counted with what a CPU took, in CPU-hours: 1\n" in told
+    assert unknown([Line("collect", "")]) == []
+
+
 def test_the_command_says_what_would_measure_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,5 +195,5 @@ def test_the_command_says_what_would_measure_what_is_missing(
 
 
 def test_wrong_numbers_end_with_one_message() -> None:
-    with pytest.raises(SystemExit, match="--cores, --piece: found 0, 10, expected at least one core"):
+    with pytest.raises(SystemExit, match="--cores, --gpus, --piece: found 0, 1, 10, expected at least one core"):
         cli.main(["plan", "--cores", "0"])

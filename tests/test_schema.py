@@ -35,6 +35,7 @@ NODES = {
     xcfg.Only: SCHEMA["$defs"]["only"],
     xcfg.Segment: SCHEMA["$defs"]["segment"],
     xcfg.Run: SCHEMA["$defs"]["run"],
+    xcfg.Plan: SCHEMA["$defs"]["plan"],
 }
 
 

@@ -346,6 +346,19 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What `xdiff plan` alone reads, so that it changes no job. subjects: of a cohort, about how many there will be; counted with
+    where neither its files nor a committed split are there."""
+
+    subjects: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for cohort, count in self.subjects.items():
+            if count < 1:
+                raise InputError(f"plan.subjects.{cohort}", count, "1 or more subjects")
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole configuration file."""
 
@@ -355,9 +368,12 @@ class Config:
     sweeps: dict[str, Sweep]
     run: Run
     segment: Segment = field(default_factory=Segment)
+    plan: Plan = field(default_factory=Plan)
     data_root: str = ""
 
     def __post_init__(self) -> None:
+        for name in self.plan.subjects:
+            one_of("plan.subjects", name, tuple(self.cohorts))
         for kind in ("cohorts", "grids", "methods", "sweeps"):
             for name in getattr(self.run, kind):
                 one_of(f"run.{kind}", name, tuple(getattr(self, kind)))

@@ -6,23 +6,18 @@ Entries that train the same core or the same network (local_fit.fit_core, traini
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xdiff.bench import REPOSITORY, Step, steps
-from xdiff.config import EMBEDDED, Config, Job, MethodEntry, has_water_fat, parts_of, source_folder
-from xdiff.data.cohorts import find_subjects
-from xdiff.data.gaussian_field import field_names
+from xdiff.bench import Step, steps
+from xdiff.config import EMBEDDED, Config, Job, MethodEntry, has_water_fat, parts_of
 from xdiff.data.joint import join_splits
-from xdiff.data.phantom_body import phantom_body_names
-from xdiff.data.phantom_brain import phantom_names
-from xdiff.data.phantom_knee import phantom_knee_names
-from xdiff.data.split import Split, read_split, split_by_rule
-from xdiff.data.ukb_names import find_archives
+from xdiff.data.split import Split, shard_of
 from xdiff.errors import InputError
 from xdiff.observation import Point, points_of
+from xdiff.planned import is_counted, planned_split
 from xdiff.train import load_module
 from xdiff.unit_costs import Cost, Costs, Wanted
 
@@ -30,6 +25,7 @@ if TYPE_CHECKING:
     from xdiff.local_fit import CoreSettings
     from xdiff.loop import TrainingSettings
 
+DRAWING = ("sampler", "assembly")  # settings of how a trained network is used, which does not train another one
 CORE_ROW = ("gaussian_local", "baselines.gaussian_local")  # whose `fit` is the core of all methods, where theirs was not measured
 
 
@@ -93,6 +89,7 @@ class Forecast:
         self.planned = list(steps(config))
         cohorts = [step.at[0] for step in self.planned if step.stage == "split"]
         self.splits = {cohort: planned_split(config, cohort, data_root) for cohort in cohorts}
+        self.expected = {cohort for cohort in cohorts if not is_counted(config, cohort, data_root)}
         self.lines: list[Line] = []
         for step in self.planned:
             self.lines += self._lines(step)
@@ -107,36 +104,63 @@ class Forecast:
         if step.stage == "split":
             yield self._split(step)
         elif step.stage == "preprocess":
-            yield self._preprocess(step)
+            yield from self._preprocess(step)
         elif step.stage == "train":
             yield self._train(step)
         elif step.stage == "sample":
             for number in range(1, self.config.run.shards + 1):
                 yield from self._sample(step, number)
-        elif step.stage in ("segmenter", "segment"):
-            yield self._segment(step)
+        elif step.stage == "segmenter":
+            yield self._segmenter(step, step.place, [f"preprocess {step.at[0]} {step.at[1]}"])
+        elif step.stage == "segment":
+            for number in range(1, self.config.run.shards + 1):
+                place = self._sharded(step, number)
+                sampled = [f"sample {place}"] * (step.at[2] in self.config.methods)
+                yield self._segmenter(step, place, [f"segmenter {step.at[0]} {step.at[1]}", *sampled])
         else:
             scored = [line.name for line in self.lines if line.stage == "evaluate"]
             yield Line(step.stage, step.place, step.at, counted=False, notes=["tables of scores and panels alone"], after=scored)
 
     def _split(self, step: Step) -> Line:
-        layout = self.config.cohorts[step.at[0]].layout
-        embedded = layout in EMBEDDED
-        notes = [] if embedded else ["stitching before it is not counted" if layout == "ukb" else "reads names of files alone"]
-        line = Line(step.stage, step.place, step.at, counted=embedded, notes=notes)
-        if embedded:
-            line.add(None, 1, f"generate {step.at[0]}")
+        """With what makes a cohort's files before they can be read."""
+        cohort = step.at[0]
+        entry = self.config.cohorts[cohort]
+        made = {f"generate {cohort}": entry.layout in EMBEDDED, "stitching": entry.layout == "ukb"}
+        made["skull stripping"] = bool(entry.skull_strip)
+        line = Line(step.stage, step.place, step.at, counted=any(made.values()))
+        line.notes = [] if line.counted else ["reads names of files alone"]
+        line.notes += ["the download is not counted"] if cohort in self.expected and entry.download else []
+        for what, wanted in made.items():
+            if wanted:
+                line.add(None, 1, what)
         return line
 
-    def _preprocess(self, step: Step) -> Line:
-        cohort, grid = step.at
-        subjects = len(self.splits[cohort].table)
-        line = Line(step.stage, step.place, step.at, volumes=subjects, notes=[f"{subjects} subjects"])
-        line.after = [f"split {cohort}"]
-        line.add(self.costs.find(self._wanted("preprocess", cohort, grid)), subjects, "preprocess")
-        if self.config.grids[grid].frame == "scanner":
-            line.missing.append("second reading of training volumes (frame scanner)")
-        return line
+    def _preprocess(self, step: Step) -> Iterator[Line]:
+        """One job; or of several shards each its own, and one that joins them. With frame `scanner` the training volumes are read
+        before, which shards do in jobs of their own."""
+        (cohort, grid), shards = step.at, self.config.run.data_shards
+        subjects, after = list(self.splits[cohort].table["subject"]), [f"split {cohort}"]
+        reading = ["reading of training volumes (frame scanner)"] if self.config.grids[grid].frame == "scanner" else []
+        counted = f"{len(subjects)} subjects" + (" (plan.subjects)" if cohort in self.expected else "")
+        line = Line(step.stage, step.place, step.at, volumes=len(subjects), notes=[counted], after=after)
+        cost = self.costs.find(self._wanted("preprocess", cohort, grid))
+        if shards == 1:
+            line.add(cost, len(subjects), "preprocess")
+            line.missing += reading
+            yield line
+            return
+        places = [f"{step.place} {number}-of-{shards}" for number in range(1, shards + 1)]
+        if reading:
+            yield from (Line("centres", place, step.at, after=after, missing=list(reading)) for place in places)
+            after = [f"centres {place}" for place in places]
+        for number, place in enumerate(places, start=1):
+            part = shard_of(subjects, f"{number}/{shards}")
+            one = Line("preprocess_shard", place, step.at, volumes=len(part), notes=[f"{len(part)} subjects"], after=after)
+            one.add(cost, len(part), "preprocess")
+            yield one
+        line.counted, line.after = False, [f"preprocess_shard {place}" for place in places]
+        line.notes += ["joins its shards"]
+        yield line
 
     @staticmethod
     def _line(step: Step, place: str, entry: MethodEntry) -> Line:
@@ -150,15 +174,11 @@ class Forecast:
         module = self.config.methods[method].module if method else ""
         return Wanted(what, tuple(shape), contrasts, method, module, **numbers)
 
-    def _segment(self, step: Step) -> Line:
-        """nnU-Net has no unit costs: the line says that its time is missing."""
+    def _segmenter(self, step: Step, place: str, after: list[str]) -> Line:
+        """A job of nnU-Net, which has no unit costs: the line says that its time is missing."""
         entry = self.config.segment
-        line = Line(step.stage, step.place, step.at, entry.threads, asks_gpu=entry.gpu > 0)
+        line = Line(step.stage, place, step.at, entry.threads, asks_gpu=entry.gpu > 0, after=after, missing=["nnU-Net"])
         line.mem_mb, line.runtime_min = entry.mem_mb, entry.runtime_min
-        line.after = [f"preprocess {step.at[0]} {step.at[1]}"]
-        line.missing.append("nnU-Net")
-        if step.stage == "segment":
-            line.after = [f"segmenter {step.at[0]} {step.at[1]}"] + [f"sample {step.place}"] * (step.at[2] in self.config.methods)
         return line
 
     # Training ---------------------------------------------------------------------------------------------------------
@@ -174,10 +194,7 @@ class Forecast:
         core, settings = settings_of(entry)
         split = self.split_of(origin).with_training(settings.patients if settings else 0)
         data = (origin, grid, *(tuple(split.side(side)) for side in ("train", "val")))
-        trained = getattr(settings, "trained", settings)  # of the paper's method, whose entries share trainings too
-        if hasattr(trained, "sampler"):
-            trained = replace(trained, sampler=type(trained.sampler)())
-        if trained is not settings and self._shared(line, ("network", *data, str(asdict(trained))), "network"):
+        if draws_with(settings) and self._shared(line, ("network", *data, trained_part(settings)), "network"):
             line.asks_gpu = False
             return line
         self._fit(line, step, len(split.side("train")), (*data, str(core)) if core else None)
@@ -296,29 +313,12 @@ def settings_of(entry: MethodEntry) -> tuple[Any, TrainingSettings | None]:
     return sizes.core_of(entry), sizes.settings_of(entry)
 
 
-def planned_split(config: Config, cohort: str, data_root: Path | None = None) -> Split:
-    """The split that a run will write: the committed one, or that of the names which an embedded cohort will have, or which the
-    raw folder has. Raises InputError that says which key or folder would tell where none does."""
-    entry = config.cohorts[cohort]
-    if entry.split.file:
-        return read_split(REPOSITORY / entry.split.file)
-    if entry.layout in EMBEDDED:
-        names = [name for name in _embedded_names(cohort, entry.layout, entry.generate) if name not in entry.exclude]
-        return split_by_rule(names, entry.split)
-    root = source_folder(config, cohort, data_root)
-    if not root.is_dir():
-        wanted = f"one of the two, to count subjects: cohorts.{cohort}.split.file, or the raw folder below --data-root"
-        raise InputError(f"cohorts.{cohort}", f"no split.file and no folder {root}", wanted)
-    if entry.layout == "ukb":  # not stitched yet
-        return split_by_rule([one.subject for one in find_archives(root) if one.subject not in entry.exclude], entry.split)
-    return split_by_rule([files.subject for files in find_subjects(entry, root)], entry.split)
+def draws_with(settings: TrainingSettings | None) -> bool:
+    """Whether entries of the module may share a network and differ in how they draw with it."""
+    return any(hasattr(settings, name) for name in DRAWING)
 
 
-def _embedded_names(cohort: str, layout: str, generate: dict[str, Any]) -> Sequence[str]:
-    key = "n_subjects" if layout == "gaussian-field" else "n_patients"
-    if key not in generate:
-        raise InputError(f"cohorts.{cohort}.generate", f"no key {key!r}", "the number that is generated")
-    if layout == "phantom-brain":
-        return phantom_names(generate[key], *([generate["followups"]] if "followups" in generate else []))
-    names = {"phantom-body": phantom_body_names, "phantom-knee": phantom_knee_names, "gaussian-field": field_names}
-    return names[layout](generate[key])
+def trained_part(settings: TrainingSettings) -> str:
+    """What of the settings decides the network; `trained` names those of another method whose training is shared."""
+    values = asdict(getattr(settings, "trained", settings))
+    return str({name: value for name, value in values.items() if name not in DRAWING})

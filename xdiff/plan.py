@@ -3,17 +3,18 @@
     python -m xdiff.plan workflow/presets/real-brains-2mm.yaml workflow/presets/gpu.yaml --data-root DIR
 
 Nothing is guessed: a time is a measured one (results/reference/timing/*.tsv) or a measured one scaled, which its note says, and
-what was never measured is printed as `?`.
+what was never measured is printed as `?` and listed. With --summary a row per stage and method, for a grid of thousands of jobs.
 """
 
 from __future__ import annotations
 
 import argparse
+import bisect
 import csv
 import heapq
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,8 @@ from typing import NamedTuple
 from xdiff.bench import REPOSITORY
 from xdiff.config import Config, Job, MethodEntry, load_config, parts_of
 from xdiff.errors import InputError, ManyInputErrors
-from xdiff.forecast import Forecast, Line, combined, settings_of
+from xdiff.forecast import Forecast, Line, combined, draws_with, settings_of
+from xdiff.plan_text import by_job, by_method, duration, memory_text, size_of, unknown
 from xdiff.unit_costs import Costs, read_costs
 
 TIMING = REPOSITORY / "results" / "reference" / "timing"
@@ -33,34 +35,60 @@ COLUMNS = "stage job seconds complete at_most peak_mib mem_mb gpu threads volume
 # Totals -------------------------------------------------------------------------------------------------------------
 
 
-def makespan_s(lines: Sequence[Line], cores: int) -> float:
-    """Seconds until all lines have ended where `cores` cores and one GPU take them as they come, as Snakemake does.
+class _Job(NamedTuple):
+    """A line, or the part of one that lines share: name, seconds, threads, whether on a GPU, and names that it waits for."""
 
-    A line starts when what it waits for has ended and its threads (at most `cores`) are free, lines in their order. What lines
-    share is a piece of its own, made by its first line, which goes on when it is there; who waits for it holds no core here.
-    """
-    waiting: list[tuple[str, float, int, bool, set[str]]] = []
+    name: str
+    seconds: float
+    threads: int
+    gpu: bool
+    after: set[str]
+
+
+def _jobs(lines: Sequence[Line], cores: int) -> Iterator[_Job]:
+    """What lines share is a job of its own, made by its first line, which goes on when it is there; who waits for it holds no
+    core here."""
     for line in lines:
-        after, own_s = set(line.after), line.seconds
+        after, own_s, threads = set(line.after), line.seconds, min(line.threads, cores)
         for key, seconds in line.shared:
-            waiting.append((key, seconds, min(line.threads, cores), line.gpu, set(after)))
+            yield _Job(key, seconds, threads, line.gpu, after)
             after, own_s = {key}, own_s - seconds
-        waiting.append((line.name, own_s, min(line.threads, cores), line.gpu, after))
-    running: list[tuple[float, str, int, bool]] = []
-    now, free, gpu_free = 0.0, cores, True
-    done: set[str] = set()
-    while waiting or running:
-        for job in list(waiting):
-            name, seconds, threads, gpu, after = job
-            if threads <= free and (gpu_free or not gpu) and after <= done:
-                heapq.heappush(running, (now + seconds, name, threads, gpu))
-                free, gpu_free = free - threads, gpu_free and not gpu
-                waiting.remove(job)
-        if not running:
-            raise ValueError(f"lines {[job[0] for job in waiting]} wait for lines that are not there")
-        now, name, threads, gpu = heapq.heappop(running)
-        free, gpu_free = free + threads, gpu_free or gpu
-        done.add(name)
+        yield _Job(line.name, own_s, threads, line.gpu, after)
+
+
+def makespan_s(lines: Sequence[Line], cores: int, gpus: int = 1) -> float:
+    """Seconds until all lines have ended where `cores` cores and `gpus` GPUs take them as they come, as Snakemake does.
+
+    A line starts when what it waits for has ended and its threads (at most `cores`) are free, lines in their order.
+    """
+    jobs = list(_jobs(lines, cores))
+    followers: dict[str, list[int]] = {}
+    for number, job in enumerate(jobs):
+        for name in job.after:
+            followers.setdefault(name, []).append(number)
+    unmet = [len(job.after) for job in jobs]
+    ready = [number for number, count in enumerate(unmet) if not count]
+    running: list[tuple[float, int]] = []
+    now, ended = 0.0, 0
+    while ready or running:
+        for number in list(ready):
+            job = jobs[number]
+            if not cores:
+                break
+            if job.threads <= cores and (gpus or not job.gpu):
+                heapq.heappush(running, (now + job.seconds, number))
+                cores, gpus = cores - job.threads, gpus - job.gpu
+                ready.remove(number)
+        now, number = heapq.heappop(running)
+        ended, cores, gpus = ended + 1, cores + jobs[number].threads, gpus + jobs[number].gpu
+        for follower in followers.get(jobs[number].name, []):
+            unmet[follower] -= 1
+            if not unmet[follower]:
+                bisect.insort(ready, follower)
+    if ended < len(jobs):
+        raise ValueError(
+            f"lines {[job.name for job, left in zip(jobs, unmet, strict=True) if left]} wait for lines that are not there"
+        )
     return now
 
 
@@ -125,76 +153,48 @@ def _weights_bytes(forecast: Forecast, line: Line, entry: MethodEntry) -> int:
     per_value = 4 if cohort.norm == "none" else 2
     values = rows * math.prod(config.grids[grid].shape) * len(cohort.contrasts)
     network = sum(p.numel() for p in settings.network(len(cohort.contrasts)).parameters()) if settings else 0
-    copies = 1 if hasattr(settings, "sampler") and "network" not in made else NETWORK_COPIES
+    copies = 1 if draws_with(settings) and "network" not in made else NETWORK_COPIES
     return inner + values * per_value + copies * 4 * network
 
 
 # Text ---------------------------------------------------------------------------------------------------------------
 
 
-def text(forecast: Forecast, cores: int, piece_min: float, command: str) -> str:
-    """A line per job, then totals and where the costs are from."""
-    rows = [("stage", "time", "MiB", "gpu", "job", "note"), *(_cells(line) for line in forecast.lines)]
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    table = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[5]]).rstrip() for row in rows]
-    return "\n".join([*table, "", *_totals(forecast, cores, piece_min), "", *_provenance(forecast, command)])
+class Machine(NamedTuple):
+    """What runs at once with Snakemake, and the minutes of a run of `bench --budget`."""
+
+    cores: int = 2
+    gpus: int = 1
+    piece_min: float = 10
 
 
-def _cells(line: Line) -> tuple[str, ...]:
-    gpu = "yes" if line.gpu else "no"
-    return line.stage, _time(line), _memory(line) if line.counted else "-", gpu, line.place, remarks(line)
+def text(forecast: Forecast, machine: Machine, command: str, summary: bool = False) -> str:
+    """A row per job (of a summary: per stage and method), then totals, what has no known cost, and where costs are from."""
+    table = (by_method if summary else by_job)(forecast.lines)
+    gaps = unknown(forecast.lines)
+    return "\n".join(
+        [*table, "", *_totals(forecast, machine), "", *gaps, *([""] if gaps else []), *_provenance(forecast, command)]
+    )
 
 
-def _memory(line: Line) -> str:
-    """MiB as measured, else MB as asked for."""
-    return f"{line.peak_mib:.0f}" if line.peak_mib else f"{line.mem_mb}*" if line.mem_mb else "?"
-
-
-def remarks(line: Line) -> str:
-    """Its notes, what is unlike what its entry asks for, and what is missing."""
-    extra = ["asks for a GPU, measured on a CPU"] if line.asks_gpu and not line.gpu else []
-    if line.runtime_min and line.seconds > 60 * line.runtime_min:
-        extra.append(f"longer than its runtime_min, {line.runtime_min}")
-    unknown = [f"not measured: {', '.join(line.missing)}"] if line.missing else []
-    return "; ".join([*line.notes, *extra, *unknown])
-
-
-def _time(line: Line) -> str:
-    if not line.counted:
-        return "-"
-    if line.missing:
-        return f">= {duration(line.seconds)}" if line.seconds else "?"
-    return f"<= {duration(line.seconds)}" if line.at_most and line.seconds else duration(line.seconds)
-
-
-def duration(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3.4 min`, `5.6 h`."""
-    if seconds < 59.5:
-        return "< 0.1 s" if 0 < seconds < 0.05 else f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
-
-
-def size_of(count: float) -> str:
-    """`12.3 MiB`, `4.5 GiB`, of bytes."""
-    return f"{count / 2**20:.1f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
-
-
-def _totals(forecast: Forecast, cores: int, piece_min: float) -> list[str]:
-    lines = forecast.lines
+def _totals(forecast: Forecast, machine: Machine) -> list[str]:
+    lines, piece_min = forecast.lines, machine.piece_min
     at = "at least " if any(line.missing for line in lines) else "at most " if any(line.at_most for line in lines) else ""
     count, longest_s = pieces(lines, 60 * piece_min)
     used, total_s = disk(forecast), sum(line.seconds for line in lines)
     cpu_s = sum(line.seconds * line.threads for line in lines)
     largest = max((line for line in lines if line.counted), key=lambda line: line.peak_mib or line.mem_mb)
     parts = ", ".join(f"{name} {size_of(size)}" for name, size in used._asdict().items())
+    wall, where = duration(makespan_s(lines, machine.cores, machine.gpus)), f"{machine.cores} cores"
+    where += f" and {machine.gpus} GPUs" if machine.gpus > 1 else ""
     return [
         f"jobs            {len(lines)}",
-        f"wall time       {at}{duration(makespan_s(lines, cores))} with {cores} cores, {at}{duration(total_s)} in one process",
+        f"wall time       {at}{wall} with {where}, {at}{duration(total_s)} in one process",
         f"pieces          {at}{count} of {piece_min:g} min (bench --budget {piece_min:g}), the longest {duration(longest_s)}",
         f"CPU-hours       {at}{cpu_s / 3600:.2f} (time x threads)",
         f"GPU-hours       {at}{sum(line.seconds for line in lines if line.gpu) / 3600:.2f}",
         f"disk            at most {size_of(sum(used))}, uncompressed, without raw data: {parts}",
-        f"largest memory  {_memory(largest)} MiB",
+        f"largest memory  {memory_text(largest)} MiB",
     ]
 
 
@@ -203,6 +203,9 @@ def _provenance(forecast: Forecast, command: str) -> list[str]:
     found = [f"costs: {source}" for source in sources] or [f"costs: none, {TIMING} holds no table"]
     found.append("the tables do not hold a method's settings: their costs are of networks as they were when measured")
     found.append("not in it: starting processes, loading weights, final fits after a training")
+    on_cpu = sum(line.asks_gpu and not line.gpu for line in lines)
+    if on_cpu:
+        found.append(f"jobs that ask for a GPU but are counted with what a CPU took, in CPU-hours: {on_cpu}")
     if any(line.mem_mb and not line.peak_mib and line.counted for line in lines):
         found.append("*: MB as the entry asks for (mem_mb), not measured at this size; on a GPU, memory is the GPU's")
     if any(line.at_most for line in lines):
@@ -253,15 +256,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data-root", type=Path, help="folder of the raw cohorts (else data_root, XDIFF_DATA_ROOT, `data`)")
     parser.add_argument("--device", default="", metavar="SUBSTRING", help="take tables of a machine with such a device")
     parser.add_argument("--costs", type=Path, nargs="+", default=[], metavar="FILE", help="tables of unit costs, the first first")
+    parser.add_argument("--summary", action="store_true", help="a row per stage and method in place of one per job")
     parser.add_argument("--cores", type=int, default=2, help="of the run with Snakemake")
+    parser.add_argument("--gpus", type=int, default=1, help="of the run with Snakemake")
     parser.add_argument("--piece", type=float, default=10, metavar="MINUTES", help="of each run of bench --budget")
     parser.add_argument("--tsv", type=Path, help="write the lines to this table too")
     args = parser.parse_args(argv)
-    if args.cores < 1 or not args.piece > 0:
-        raise InputError("--cores, --piece", f"{args.cores}, {args.piece:g}", "at least one core and some minutes")
+    if args.cores < 1 or args.gpus < 1 or not args.piece > 0:
+        found = f"{args.cores}, {args.gpus}, {args.piece:g}"
+        raise InputError("--cores, --gpus, --piece", found, "at least one core, one GPU and some minutes")
     forecast = plan(load_config([args.config, *args.preset]), costs_of(args.costs, args.device), args.data_root)
     presets = " ".join(str(path) for path in args.preset)
-    print(text(forecast, args.cores, args.piece, f"python -m xdiff.bench {presets} --timing OUT.tsv"))
+    machine, command = Machine(args.cores, args.gpus, args.piece), f"python -m xdiff.bench {presets} --timing OUT.tsv"
+    print(text(forecast, machine, command, args.summary))
     if args.tsv:
         write_tsv(forecast.lines, args.tsv)
 

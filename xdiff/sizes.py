@@ -112,8 +112,11 @@ def prepare(size: Size, count: int, folder: Path) -> Prepared:
 
 
 def settings_of(entry: MethodEntry) -> TrainingSettings | None:
-    """Of a method that iterates."""
-    own = getattr(load_module(entry), "Settings", None)
+    """Of a method that iterates: its module's Settings, or what its `settings_of(params)` chooses among several kinds."""
+    module = load_module(entry)
+    if hasattr(module, "settings_of"):
+        return module.settings_of(entry.params)
+    own = getattr(module, "Settings", None)
     return own.of(entry.params) if isinstance(own, type) and issubclass(own, TrainingSettings) else None
 
 
