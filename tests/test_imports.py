@@ -29,10 +29,10 @@ ORDER = (
         "gaussian_device",
     ),
     *("resident", "kinds", "local", "local_fit", "augment", "draws", "progress", "loop", "model"),
-    *("train", "sample", "stats", "metrics", "segment", "trust"),
+    *("train", "sample", "stats", "metrics", "segment"),
     *("markup", "layout", "posterior_checks", "ablation", "anatomy", "tumours", "drawing", "panel", "captions", "step_sweep"),
     *("training_curves", "tumour_figures", "tumour_panel", "anatomy_figures"),
-    *("quality_vs_seconds", "ablation_figure", "tables", "figures", "data_page", "report", "reference"),
+    *("quality_vs_seconds", "ablation_figure", "trust", "tables", "figures", "data_page", "report", "reference"),
     *("clocks", "sizes", "timing", "official_networks", "official", "bench", "unit_costs", "forecast", "plan", "cli"),
 )
 SOURCES = sorted((ROOT / "xdiff").rglob("*.py"))
@@ -98,6 +98,7 @@ LIGHT = [
     "ablation",
     "data_page",
     "report",
+    "trust.__main__",
     "stats",
     "layout",
     "planes",

@@ -38,9 +38,9 @@ METRICS, TUMOURS = "metrics.tsv.gz", "tumour_panel.npz"
 IMAGES = ("panel_", "tumour_")  # figures with scales of grey and colour
 PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "scikit-image", "torch", "monai", "nnunetv2", "snakemake")
 CURVE_K = ("1", "5")
-KEPT_REGIONS = ("grid", "unseen", "unseen_masked", "all")
+KEPT_REGIONS = ("grid", "unseen", "unseen_masked", "all", "given")
 KEPT_MASKS = ("dice", "lesion_hd95", "recall", "false_lesions", *LESION_METRICS)
-KEPT_METRICS = ("psnr", "ssim", "crps", "coverage_90", "sharpness", "spectral_correlation", "seconds", "evaluations")
+KEPT_METRICS = ("psnr", "ssim", "crps", "coverage_90", "sharpness", "spectral_correlation", "max_error", "seconds", "evaluations")
 
 
 def shorten(metrics: pd.DataFrame) -> pd.DataFrame:
