@@ -30,7 +30,8 @@ READING = (
     f"the number within the limits named. {BAD.capitalize()}: a number of the sentence is on the wrong side. "
     f"{OPEN.capitalize()}: an interval does not tell. The conditions: along which axis the slices lie, how they were chosen "
     "(uniform: spread evenly), the frame (centred: the method was told where the head or body lies, scanner: it was not), and "
-    "their thickness. The mean of the training volumes, the linear estimate and interpolation need no network: what is not better than they are has no use."
+    "their thickness. The mean of the training volumes, the linear estimate and interpolation need no network: what is not "
+    "better than they are has no use."
 )
 
 

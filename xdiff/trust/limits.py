@@ -135,9 +135,10 @@ def frame(trial: Trial) -> Statement:
     over = gains(trial, other, "mean_template")
     text = f"Compared with {trial.base.frame}, PSNR {REGIONS[HEADLINE]} changes by {by_k(lost, 'dB', signed=True)} "
     text += f"({patients(lost['n'])}). "
+    where = f"{trial.cohort}; {trial.base._replace(frame='scanner')}"
     if over.empty:
-        return Statement(topic, OPEN, f"{text}The mean template was not tested there ({trial.where}).")
-    text += f"It is {by_k(over, 'dB', signed=True)} above {RIVALS['mean_template']} there ({patients(over['n'])}; {trial.where})."
+        return Statement(topic, OPEN, f"{text}The mean template was not tested there ({where}).")
+    text += f"It is {by_k(over, 'dB', signed=True)} above {RIVALS['mean_template']} there ({patients(over['n'])}; {where})."
     return Statement(topic, together(map(verdict, over["lo"], over["hi"])), text)
 
 
