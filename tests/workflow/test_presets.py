@@ -10,6 +10,7 @@ from conftest import PRESETS, REPOSITORY, UNDER, job_counts, overlays, snakemake
 from synthetic_metrics import ablation_metrics, sweep_metrics, write_metrics
 
 from xdiff.config import EMBEDDED, HDF5, has_water_fat, jobs, load_config, parts_of, segment_jobs
+from xdiff.trust import WITHOUT_CARD
 
 CONFIGS = [REPOSITORY / "config.yaml", *sorted(PRESETS.glob("*.yaml"))]
 
@@ -52,6 +53,7 @@ def test_dry_run_plans_every_job(path: Path, tmp_path: Path) -> None:
         "segment": len(masked) * config.run.shards,
         "segment_real": 2 * len({job._replace(method="") for job in masked}) * config.run.shards,
         "tumour_panel": min(1, len(masked)),
+        "trust_card": int(any(job.method not in WITHOUT_CARD for job in wanted)),
         **dict.fromkeys(("collect", "panel", "tables", "figures", "report", "all"), 1),
     }
     expected = {rule: count for rule, count in expected.items() if count}
@@ -96,7 +98,7 @@ def test_the_ablation_target_plans_every_job_and_no_page(tmp_path: Path) -> None
     counts = job_counts(snakemake(tmp_path, *arguments).stdout)
     wanted = jobs(load_config([REPOSITORY / "config.yaml", PRESETS / "ablation.yaml"]))
     assert counts["ablation"] == 1 and counts["sample"] == counts["evaluate"] == len(wanted)
-    assert not set(counts) & {"all", "panel", "tables", "figures", "report"}
+    assert not set(counts) & {"all", "panel", "tables", "figures", "trust_card", "report"}
 
 
 @pytest.mark.parametrize("ablated", [True, False])

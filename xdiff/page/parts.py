@@ -50,15 +50,14 @@ def _card(path: Path, card: Card) -> str:
     statements = [s for _, own in card.sections for s in own]
     counts = {name: sum(s.verdict == name for s in statements) for name in VERDICTS}
     chips = "".join(_chip(name, f"{counts[name]} {name}") for name in VERDICTS if counts[name])
-    name = f"trust {card.model.method}"
     place = f"trained on {card.model.trained_on}, grid {card.model.grid}"
     short = "".join(f"<li>{escape(line)}</li>\n" for line in card.short)
     body = "".join(f"<h4>{escape(heading)}</h4>\n{_claims(own)}" for heading, own in card.sections)
     picture = image(path.with_suffix(".png"), anchor("trust-figure", *card.model), card.caption, path.name)
     return (
         f'<details class="card" id="{escape(anchor("trust", *card.model))}"><summary><b>{escape(card.model.method)}</b>, '
-        f"{escape(place)} {chips}</summary>\n<ul>{short}</ul>\n{picture}{to_html(card.table)}{body}</details>\n"
-    ).replace(f"<h4>{escape(card.table.title)}</h4>", f"<h4>{escape(card.table.title)}, {escape(name)}</h4>")
+        f"{escape(place)} {chips}</summary>\n<ul>{short}</ul>\n{picture}{to_html(card.table, 'given slices')}{body}</details>\n"
+    )
 
 
 def _chip(verdict: str, text: str) -> str:

@@ -9,10 +9,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from xdiff import anatomy, posterior_checks, tumours
-from xdiff.config import BESIDE, parts_of
-from xdiff.layout import TRIVIAL, Setting, base_grid, base_setting, in_setting, method_rank
+from xdiff.config import parts_of
+from xdiff.layout import Setting, base_grid, base_setting, in_setting, method_rank
 from xdiff.stats import (
-    CONTROL,
     POINT,
     ROW,
     is_curve,
@@ -23,6 +22,7 @@ from xdiff.stats import (
     summarise_patients,
     without_ablations,
 )
+from xdiff.trust import WITHOUT_CARD
 
 # What a method has to beat, and what these rows are called in a sentence.
 RIVALS = {
@@ -34,7 +34,6 @@ RIVALS = {
 HEADLINE, FOREGROUND = "unseen", "unseen_masked"
 REGIONS = {HEADLINE: "in what was not given", FOREGROUND: "in the unseen foreground"}
 NATIVE = "native_mean_template"  # on a cohort that the model was not trained on, the mean of that cohort's own training volumes
-NO_CARD = {*TRIVIAL, *BESIDE, CONTROL, posterior_checks.CLOSED_FORM} - {"gaussian"}
 
 
 class Model(NamedTuple):
@@ -94,7 +93,7 @@ def gather(metrics: pd.DataFrame) -> Evidence:
 def models(evidence: Evidence, methods: Sequence[str] = ()) -> list[Model]:
     """Every model in the table, in the order of the tables: of the named methods, else of all but trivial rows and ablations."""
     rows = without_ablations(evidence.scores) if not methods else evidence.scores
-    wanted = rows["method"].isin(methods) if methods else ~rows["method"].isin(NO_CARD)
+    wanted = rows["method"].isin(methods) if methods else ~rows["method"].isin(WITHOUT_CARD)
     found = rows.loc[wanted & (rows["metric"] == "psnr"), ["trained_on", "grid", "method"]].drop_duplicates()
     keys = {Model(*key)._replace(grid=base_grid(key[1])) for key in found.itertuples(index=False, name=None)}
     return sorted(keys, key=lambda m: (m.trained_on, m.grid, method_rank(m.method), m.method))

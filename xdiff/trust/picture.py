@@ -69,6 +69,7 @@ def _by_k(ax: Axes, trial: Trial) -> bool:
     ax.axhline(0, color="black", linewidth=0.8)
     if ks[0] > 0:
         k_axis(ax, ks)
+    ax.margins(y=0.2)  # room for the legend
     ax.set_ylabel("gain in PSNR (dB)")
     ax.legend()
     return True
