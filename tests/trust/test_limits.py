@@ -105,5 +105,5 @@ def test_few_patients_are_said_to_be_few(tmp_path: Path, n: int, verdict: str) -
 def test_trainings_are_compared_where_there_are_several(tmp_path: Path) -> None:
     rows = BETTER + rows_of("xdiff", 1, [12.0, 13.0, 14.0], train_seed=1)
     found = claim(said(rows, tmp_path), "The same when it is trained again")
-    assert found.verdict == OPEN and "over 2 trainings: K = 1: 12.00 to 13.00 dB" in found.text
+    assert found.verdict == OPEN and "over 2 trainings: K = 1: 12.00 to 13.00 dB (n = 3 patients" in found.text
     assert claim(said(BETTER, tmp_path), "The same when it is trained again").verdict == MISSING

@@ -40,7 +40,7 @@ def headlines(numbers: pd.DataFrame, paired: pd.DataFrame) -> Iterator[str]:
     labels = row_labels(shown)
     for title, family in families(shown[(shown["metric"] == "psnr") & (shown["region"] == "unseen")]):
         base = base_setting(family)
-        here = family[in_setting(family, base) & np.isfinite(family["mean"])]
+        here = family[in_setting(family, base) & np.isfinite(family["mean"])].reset_index(drop=True)
         for k in chosen_ks(here):
             yield _headline(title, str(base), k, here[here["K"] == k], paired, labels)
 

@@ -17,7 +17,7 @@ from xdiff.trust.wording import VERDICTS, Statement
 
 ROOT = Path(__file__).parents[2]
 OPEN_TABLES = 2  # of a family: PSNR in the headline region and in the foreground; the others unfold
-SORTING = "A press on a heading sorts by that column, highest first; a second press turns the order round, a third undoes it."
+SORTING = "A press on a heading sorts by that column, highest first; a second one turns the order round, a third one undoes it."
 
 
 def figures(folder: Path) -> str:

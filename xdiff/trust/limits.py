@@ -214,11 +214,10 @@ def trained_again(trial: Trial) -> Statement:
     own = trial.own(trial.at_base(scores[wanted]))
     if own["train_seed"].nunique() < 2:
         return not_measured(topic, "trained once, so that intervals hold patients' variation alone")
-    keys = ["K", "train_seed"]
-    means = patient_values(own, keys).groupby(keys)["value"].mean().groupby("K")
-    spans = "; ".join(
-        f"{k_name(int(k))}: {low:.2f} to {high:.2f} dB"
-        for k, low, high in zip(means.min().index, means.min(), means.max(), strict=True)
-    )
-    text = f"Mean PSNR {REGIONS[HEADLINE]}, over {own['train_seed'].nunique()} trainings: {spans} ({trial.where})."
+    each = [patient_values(rows, ["K"]).groupby("K")["value"].mean() for _, rows in own.groupby("train_seed")]
+    means = pd.concat(each).groupby(level="K")
+    ends = zip(means.min().index, means.min(), means.max(), strict=True)
+    spans = "; ".join(f"{k_name(int(k))}: {low:.2f} to {high:.2f} dB" for k, low, high in ends)
+    n = patients(pd.Series([own["subject"].nunique()]))
+    text = f"Mean PSNR {REGIONS[HEADLINE]}, over {own['train_seed'].nunique()} trainings: {spans} ({n}; {trial.where})."
     return Statement(topic, OPEN, text)
