@@ -53,6 +53,23 @@ def hidden_of(record: dict, contrast: str, shape: tuple[int, ...]) -> np.ndarray
     return hidden
 
 
+def test_the_largest_error_in_given_voxels_is_told_for_what_was_given(manifest: Path, scores: pd.DataFrame) -> None:
+    """The gaussian row gives sections back; of a contrast that was not given nothing can come back."""
+    found = scores[(scores["region"] == "given") & (scores["metric"] == "max_error")]
+    assert set(zip(found["contrasts_given"], found["contrast"], strict=True)) == {("all", "T1w"), ("all", "T2w"), ("T1w", "T1w")}
+    assert found["value"].max() < 1e-5
+
+
+def test_a_given_voxel_that_did_not_come_back_is_found(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = next(r for r in records_of(manifest) if r["contrasts_given"] == "all" and r["estimate"] == "mean")
+    prediction = load_prediction(record)
+    prediction[1, 5, 5, int(record["indices"].split(",")[0])] += 0.25
+    monkeypatch.setattr("xdiff.metrics.evaluate.load_prediction", lambda r, column="prediction": prediction)
+    pd.DataFrame([record | {"std": ""}]).to_csv(tmp_path / "manifest.tsv", sep="\t", index=False)
+    found = evaluate(tmp_path / "manifest.tsv").query("region == 'given'").set_index("contrast")["value"]
+    assert found["T1w"] < 1e-5 and found["T2w"] == pytest.approx(0.25, abs=1e-4)
+
+
 @pytest.mark.parametrize("contrast", ["T1w", "T2w"])
 @pytest.mark.parametrize("given", ["all", "T1w"])
 def test_nothing_of_a_contrast_that_is_not_given_is_seen(

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from importlib.metadata import version
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import yaml
+from conftest import REPOSITORY
 from synthetic_metrics import synthetic_metrics, write_metrics, write_panel
 
-from xdiff import figures, report, tables
+from xdiff import figures, tables
 from xdiff.errors import InputError
+from xdiff.page import parts
+from xdiff.page.blocks import FOLDER
+from xdiff.page.overview import headlines
 from xdiff.report import ledger_text, main, read_ledger
+from xdiff.trust.__main__ import write_cards
 
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time"
 
@@ -33,6 +42,15 @@ def write_benchmarks(folder: Path) -> Path:
     return folder
 
 
+CONFIG = {
+    "methods": {
+        "gaussian": {"module": "baselines.trivial", "params": {"kind": "gaussian"}},
+        "mine": {"module": "elsewhere.mine", "params": {}},
+    },
+    "run": {"cohorts": ["brats", "knee"], "methods": ["gaussian", "mine"], "shards": 1},
+}
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tables/, figures/, benchmarks/ and page/index.html."""
@@ -42,7 +60,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tables.main(["--metrics", path, "--out", str(folder / "tables")])
     figures.main(["--metrics", path, "--panel", panel, "--out", str(folder / "figures")])
     write_benchmarks(folder / "benchmarks")
+    write_cards(Path(path), folder / "trust", ["xdiff"])
     arguments = ["--tables", folder / "tables", "--figures", folder / "figures", "--benchmarks", folder / "benchmarks"]
+    arguments += ["--cards", folder / "trust", "--config-json", json.dumps(CONFIG)]
     main([*map(str, arguments), "--out", str(folder / "page" / "index.html"), "--title", "Results <of a test>"])
     return folder
 
@@ -76,7 +96,7 @@ class Outline(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] in ("td", "th", "b"):
+        if self.open and self.open[-1] in ("td", "th", "b") and {"td", "th"} & set(self.open):
             self.rows[-1][-1] += data
 
 
@@ -92,10 +112,10 @@ def test_page_is_well_formed_and_refers_to_nothing_outside(page):
 
 def test_page_has_every_figure_with_its_caption(page, made):
     captions = json.loads((made / "figures" / "captions.json").read_text())
-    assert len(captions) == 5 and page.count("data:image/png;base64,") == 5
+    assert len(captions) == 5 and page.count("data:image/png;base64,") == 5 + page.count('<details class="card"')
     for name, caption in captions.items():
         assert f'<figure id="{name}">' in page
-        assert report.html.escape(caption) in page
+        assert html.escape(caption) in page
 
 
 def test_page_has_the_numbers_of_the_table(page, made):
@@ -115,12 +135,13 @@ def test_page_has_the_posterior_checks(page, made):
 
 def test_page_escapes_its_title_and_states_where_numbers_come_from(page):
     assert "<h1>Results &lt;of a test&gt;</h1>" in page
-    rows = [row for row in Outline(page).rows if row[:1] == ["brats"]]
+    rows = [row for row in Outline(page).rows if row[:1] == ["brats"] and len(row) == 8]
     assert rows == [["brats", "brats", "2mm", "centred", "2", "3", "brat5f1d9c27", "NVIDIA H200; cpu (2 threads)"]]
 
 
 def test_page_has_the_ledger(page):
     assert ["train", "2", "1,530", "2,860", "2,100"] in Outline(page).rows
+    assert "In all 4 jobs, 1,534 seconds (CPU 2,863), at most 2,100 MB of memory." in page
 
 
 def test_a_figure_that_captions_name_must_exist(made, tmp_path):
@@ -136,28 +157,96 @@ def test_paths_are_demanded(capsys):
     assert "--tables, --figures and --out are needed" in capsys.readouterr().err
 
 
-# A document object model of one table, just enough for the page's script: two columns (method, number), four rows.
-_DOM = """
-const click = [];
-const row = (name, v) => ({name, cells: [{dataset: {}}, {dataset: {v}}]});
-const body = {rows: [row("a", "9.5"), row("b", ""), row("c", "10.25"), row("d", "-3")]};
-body.appendChild = r => { body.rows = body.rows.filter(x => x !== r).concat([r]); };
-const strings = () => new Proxy({}, {set: (target, key, value) => { target[key] = String(value); return true; }});
-const keys = [0, 1].map(i => ({dataset: strings(), addEventListener: (_, f) => { click[i] = f; }}));
-const table = {querySelectorAll: () => keys, tBodies: [body]};
-const document = {querySelectorAll: () => [table]};
-const order = () => body.rows.map(r => r.name).join("");
+def test_overview_says_who_is_best_by_how_much_and_over_how_many(made):
+    """xdiff is 0.4 dB and more above gaussian in synthetic_metrics, for every patient alike but for noise."""
+    numbers, paired = tables.read_main(made / "tables" / "main.tsv"), tables.read_paired(made / "tables" / "paired.tsv")
+    said = list(headlines(numbers, paired))
+    row = numbers.query("cohort == 'brats' and region == 'unseen' and metric == 'psnr' and policy == 'uniform' and K == 5")
+    best = row.loc[row["mean"].idxmax()]
+    gain = paired.query("cohort == 'brats' and region == 'unseen' and policy == 'uniform' and K == 5 and reference == 'gaussian'")
+    gain = gain[(gain["method"] == best["method"]) & (gain["estimate"] == best["estimate"])].iloc[0]
+    (sentence,) = [text for text in said if text.startswith("brats, grid 2mm, K = 5 (axial, uniform, centred, 2 mm thick)")]
+    assert f"xdiff (mean) is closest to the truth, PSNR {best['mean']:.2f} dB [{best['lo']:.2f}, {best['hi']:.2f}]" in sentence
+    assert f"{gain['mean']:+.2f} dB [{gain['lo']:.2f}, {gain['hi']:.2f}] above the gaussian row" in sentence
+    assert sentence.endswith("; 2 test patients.")
+
+
+def test_overview_names_rows_that_print_the_same(made):
+    numbers, paired = tables.read_main(made / "tables" / "main.tsv"), tables.read_paired(made / "tables" / "paired.tsv")
+    best = (numbers["method"] == "xdiff") & (numbers["estimate"] == "mean")
+    twin = pd.concat([numbers[numbers["method"] != "unet"], numbers[best].assign(method="unet", steps=1)])
+    assert all(
+        "unet (as xdiff (mean)) is closest" in text or "xdiff (mean) (as unet)" in text for text in headlines(twin, paired)
+    )
+
+
+def test_page_has_a_card_per_model_that_can_be_linked(page, made):
+    cards = {"-".join(p.relative_to(made / "trust").with_suffix("").parts) for p in (made / "trust").rglob("*.json")}
+    assert cards == {"brats-2mm-xdiff", "openneuro-ds002748-2mm-xdiff"}
+    assert all(f'<details class="card" id="trust-{card}">' in page for card in cards)
+    assert page.count("Research software, not a medical device") == 1
+
+
+def test_page_describes_methods_without_importing_them(page):
+    rows = {row[0]: row for row in Outline(page).rows if len(row) == 4}
+    assert rows["gaussian"][2].startswith("Rows that need no network") and rows["gaussian"][3] == "kind: gaussian"
+    assert rows["mine"][2] == "not described: its module is not part of this repository" and rows["mine"][3] == "none"
+
+
+def test_every_shipped_method_says_what_it_is():
+    config = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
+    assert all(len(parts.about_module(entry["module"])) > 40 for entry in config["methods"].values())
+
+
+def test_page_tells_commit_versions_and_configuration(page):
+    rows = {row[0]: row[1] for row in Outline(page).rows if len(row) == 2}
+    assert re.fullmatch("[0-9a-f]{64}", rows["sha256 of the configuration"])
+    assert rows["run.methods"] == "gaussian, mine" and rows["numpy (package)"] == version("numpy")
+
+
+def test_a_committed_reference_makes_a_page_with_its_own_provenance(tmp_path):
+    folder = REPOSITORY / "results/reference/local-2mm"
+    arguments = ["--tables", folder / "tables", "--figures", folder / "figures", "--provenance", folder / "provenance.json"]
+    main([*map(str, arguments), "--out", str(tmp_path / "index.html")])
+    text, about = (tmp_path / "index.html").read_text(), json.loads((folder / "provenance.json").read_text())
+    rows = {row[0]: row[1] for row in Outline(text).rows if len(row) == 2}
+    assert rows["commit"] == about["commit"] and rows["torch (package)"] == about["packages"]["torch"]
+    assert "What it cost" in text and 'id="cards"' not in text
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}"])
+def test_a_broken_provenance_is_named(made, tmp_path, text):
+    (tmp_path / "provenance.json").write_text(text)
+    arguments = ["--tables", made / "tables", "--figures", made / "figures", "--provenance", tmp_path / "provenance.json"]
+    with pytest.raises(InputError, match=r"provenance\.json: found"):
+        main([*map(str, arguments), "--out", str(tmp_path / "index.html")])
+
+
+# Enough of a browser for the script to start: a page without tables.
+_BROWSER = """
+const document = {querySelectorAll: () => [], getElementById: () => null}, location = {hash: ""}, addEventListener = () => {};
 """
 
 
-def test_the_script_sorts_numbers_with_dashes_last():
+@pytest.mark.parametrize(
+    ("column", "direction", "expected"),
+    [
+        (["9.5", "", "10.25", "-3"], -1, [2, 0, 3, 1]),
+        (["9.5", "", "10.25", "-3"], 1, [3, 0, 2, 1]),
+        (["1,530", "20", "\u2013"], -1, [0, 1, 2]),
+        (["b", "a", "b"], 1, [1, 0, 2]),
+    ],
+    ids=["highest first, empty last", "lowest first, empty last", "thousands and dashes", "text, equal stay in order"],
+)
+def test_the_script_orders_rows(column, direction, expected):
     if shutil.which("node") is None:
         pytest.skip("node is not installed: the page's script was not run")
-    clicks = "const seen = []; for (const i of [1, 1, 0, 0]) { click[i](); seen.push(order()); } console.log(seen.join());"
-    done = subprocess.run(["node", "-e", _DOM + report._SCRIPT + clicks], capture_output=True, text=True, timeout=60)
+    rows = json.dumps(list(range(len(column))))
+    call = f"console.log(JSON.stringify(ordered({rows}, i => {json.dumps(column)}[i], {direction})));"
+    script = _BROWSER + (FOLDER / "script.js").read_text().replace('"use strict";', "") + call
+    done = subprocess.run(["node", "-e", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    # By number down, up; by method: the order of the table, then the reverse.
-    assert done.stdout.strip() == "cadb,dacb,abcd,dcba"
+    assert json.loads(done.stdout) == expected
 
 
 def test_ledger_sums_seconds_and_keeps_the_unknown_unknown(tmp_path):

@@ -18,6 +18,7 @@ VERBS = {
     "tables": ("xdiff.tables", "tables from the collected scores"),
     "ablation": ("xdiff.ablation", "table of the ablations alone, from the collected scores"),
     "figures": ("xdiff.figures", "figures from the collected scores"),
+    "trust": ("xdiff.trust.__main__", "a trust card per model: what it keeps, what it invents, when not to use it"),
     "data_page": ("xdiff.data_page", "montage, intensities, sources and split of a preprocessed cohort, for the report"),
     "report": ("xdiff.report", "one offline page; the ledger of seconds per stage"),
     "reference": ("xdiff.reference", "keep a finished run's table, figures and provenance under results/reference"),

@@ -112,8 +112,8 @@ def _latex_cell(cell: Cell) -> str:
     return f"${text}_{{{cell.lo}}}^{{{cell.hi}}}$"
 
 
-def to_html(table: Table) -> str:
-    """The table as an HTML figure; class `sortable`, with every cell's number in `data-v` for the page's script."""
+def to_html(table: Table, corner: str = "method") -> str:
+    """The table as an HTML figure with `corner` over its labels; class `sortable`, each cell's number in `data-v` for scripts."""
     tags = [("th" if name else "td", name, span) for name, span in table.groups()]  # no rule under no heading
     top = "".join(f'<{tag} colspan="{span}">{html.escape(name)}</{tag}>' for tag, name, span in tags)
     top = f'<tr class="groups"><td></td>{top}</tr>' if top else ""
@@ -123,7 +123,7 @@ def to_html(table: Table) -> str:
     )
     return (
         f'<figure class="table"><h4>{html.escape(table.title)}</h4><div class="scroll"><table class="sortable">\n'
-        f'<thead>{top}<tr><th class="key">method</th>{names}</tr></thead>\n'
+        f'<thead>{top}<tr><th class="key">{html.escape(corner)}</th>{names}</tr></thead>\n'
         f"<tbody>\n{rows}</tbody></table></div><figcaption>{html.escape(table.caption)}</figcaption></figure>\n"
     )
 

@@ -13,14 +13,11 @@ provenance.json.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import platform
 import shutil
-import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -28,19 +25,19 @@ import pandas as pd
 from PIL import Image
 
 from xdiff import figures, tables
-from xdiff.config import load_config, parts_of
+from xdiff.config import load_config
 from xdiff.errors import InputError
 from xdiff.posterior_checks import check_rows
+from xdiff.provenance import commit, selected, versions
 from xdiff.report import read_ledger
 from xdiff.stats import LESION_METRICS, fill_contrasts_given, is_history, of_anatomy, of_masks
 
 METRICS, TUMOURS = "metrics.tsv.gz", "tumour_panel.npz"
 IMAGES = ("panel_", "tumour_")  # figures with scales of grey and colour
-PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "scikit-image", "torch", "monai", "nnunetv2", "snakemake")
 CURVE_K = ("1", "5")
-KEPT_REGIONS = ("grid", "unseen", "unseen_masked", "all")
+KEPT_REGIONS = ("grid", "unseen", "unseen_masked", "all", "given")
 KEPT_MASKS = ("dice", "lesion_hd95", "recall", "false_lesions", *LESION_METRICS)
-KEPT_METRICS = ("psnr", "ssim", "crps", "coverage_90", "sharpness", "spectral_correlation", "seconds", "evaluations")
+KEPT_METRICS = ("psnr", "ssim", "crps", "coverage_90", "sharpness", "spectral_correlation", "max_error", "seconds", "evaluations")
 
 
 def shorten(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -72,18 +69,12 @@ def provenance(results: Path, command: str, configs: list[Path]) -> dict:
     """How the numbers were made: command, resolved configuration, commit, versions, machine, seconds per stage, data."""
     stores = sorted(results.glob("data/*/*/dataset.json"))
     ledger = read_ledger(results / "benchmarks") if (results / "benchmarks").is_dir() else pd.DataFrame()
-    config = dataclasses.asdict(load_config(configs))
-    run = config["run"]
-    selected = {**run, "cohorts": [*run["cohorts"], *(part for name in run["trained_on"] for part in parts_of(name))]}
-    used = {k: {n: e for n, e in config[k].items() if n in selected[k]} for k in ("cohorts", "grids", "methods", "sweeps")}
     return {
         "command": command,
-        "config": {**used, "run": run},
-        "commit": subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, check=True
-        ).stdout.strip(),
+        "config": selected(load_config(configs)),
+        "commit": commit(),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": versions(),
         "machine": platform.platform(),
         "data": {f"{p.parent.parent.name}/{p.parent.name}": json.loads(p.read_text())["fingerprint"] for p in stores},
         "ledger": ledger.reset_index().to_dict("records"),

@@ -12,6 +12,7 @@ from synthetic_metrics import ablation_metrics, sweep_metrics, write_metrics
 
 from xdiff.config import EMBEDDED, HDF5, POLICIES, has_water_fat, jobs, load_config, method_json, parts_of, segment_jobs
 from xdiff.observation import points_of
+from xdiff.trust import WITHOUT_CARD
 
 CONFIGS = [REPOSITORY / "config.yaml", *sorted(PRESETS.glob("*.yaml"))]
 MOST_JOBS, MOST_SECONDS = 5000, {"paper": 30}  # seconds: of processor time, which other work on the machine does not add to
@@ -68,6 +69,7 @@ def test_dry_run_plans_every_job(path: Path, tmp_path: Path) -> None:
         "segment": len(masked) * config.run.shards,
         "segment_real": 2 * len({job._replace(method="") for job in masked}) * config.run.shards,
         "tumour_panel": min(1, len(masked)),
+        "trust_card": int(any(job.method not in WITHOUT_CARD for job in wanted)),
         **dict.fromkeys(("collect", "panel", "tables", "figures", "report", "all"), 1),
     }
     expected = {rule: count for rule, count in expected.items() if count}
@@ -147,7 +149,7 @@ def test_the_ablation_target_plans_every_job_and_no_page(tmp_path: Path) -> None
     counts = job_counts(snakemake(tmp_path, *arguments).stdout)
     wanted = jobs(load_config([REPOSITORY / "config.yaml", PRESETS / "ablation.yaml"]))
     assert counts["ablation"] == 1 and counts["sample"] == counts["evaluate"] == len(wanted)
-    assert not set(counts) & {"all", "panel", "tables", "figures", "report"}
+    assert not set(counts) & {"all", "panel", "tables", "figures", "trust_card", "report"}
 
 
 @pytest.mark.parametrize("ablated", [True, False])

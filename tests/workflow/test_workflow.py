@@ -16,6 +16,7 @@ from conftest import PRESETS, job_counts, snakemake
 from xdiff.config import Config, jobs, load_config
 from xdiff.metrics.evaluate import COLUMNS
 from xdiff.observation import points_of
+from xdiff.trust import WITHOUT_CARD
 
 SMOKE = ["--configfile", PRESETS / "smoke.yaml"]
 
@@ -171,8 +172,19 @@ def test_report_is_one_offline_page_that_names_every_method(smoke: Path, config:
     page = (smoke / "results/report/index.html").read_text()
     assert all(method in page for method in config.run.methods)
     assert "data:image/png;base64," in page and 'src="http' not in page
+    for card in (smoke / "results/trust").rglob("*.md"):
+        assert f'id="trust-{"-".join(card.relative_to(smoke / "results/trust").with_suffix("").parts)}"' in page
     for cohort, grid in {(job.cohort, job.grid) for job in jobs(config)}:
         assert f"<h3>{cohort}, grid {grid}</h3>" in page and f'id="montage-{cohort}-{grid}"' in page
+
+
+def test_every_model_has_a_card_that_says_given_slices_came_back(smoke: Path, config: Config) -> None:
+    wanted = {(job.trained_on, job.grid, job.method) for job in jobs(config) if job.method not in WITHOUT_CARD}
+    cards = {
+        p.relative_to(smoke / "results/trust").with_suffix("").parts: p.read_text() for p in smoke.glob("results/trust/*/*/*.md")
+    }
+    assert set(cards) == wanted
+    assert all("**Given slices come back unchanged: shown.**" in card for card in cards.values())
 
 
 def test_every_job_left_a_log_and_a_benchmark(smoke: Path, config: Config) -> None:
@@ -194,7 +206,8 @@ def test_one_changed_sweep_redoes_only_what_depends_on_it(smoke: Path, tmp_path:
     dry = snakemake(smoke, *SMOKE, overlay, "--dry-run", "--", "all")
     counts = job_counts(dry.stdout)
     # draws: gaussian on brains, gaussian and the closed form on the field
-    expected = {"sample": 3, "evaluate": 3, "collect": 1, "panel": 1, "tables": 1, "figures": 1, "report": 1, "all": 1}
+    expected = {"sample": 3, "evaluate": 3}
+    expected |= dict.fromkeys(("collect", "panel", "tables", "figures", "trust_card", "report", "all"), 1)
     assert counts == {**expected, "total": sum(expected.values())}, dry.stdout[-2000:]
 
 

@@ -1,4 +1,7 @@
-# Tables, figures and the page, from the long table alone. None of these loads torch.
+# Tables, figures, trust cards and the page, from the long table alone. None of these loads torch.
+from xdiff.provenance import selected
+from xdiff.trust import WITHOUT_CARD
+
 REFERENCES = sorted(p.parent.name for p in Path(REPOSITORY).glob("results/reference/*/metrics.tsv.gz"))
 TABLE_MODULES = (
     "tables",
@@ -15,6 +18,11 @@ TABLE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in TABLE_MODULES
 FIGURE_MODULES = ("figures", "drawing", "panel", "captions", "step_sweep", "training_curves", "stats", "layout")
 FIGURE_MODULES += ("ablation_figure", "ablation", "posterior_checks", "quality_vs_seconds")
 FIGURE_MODULES += ("tumour_figures", "tumour_panel", "tumours", "anatomy_figures", "anatomy")
+TRUST_MODULES = ("wording", "evidence", "keeps", "invents", "limits", "card", "picture")
+TRUST_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in ("drawing", *(f"trust/{m}" for m in TRUST_MODULES))]
+PAGE_FILES = ("report.py", "provenance.py", "page/blocks.py", "page/overview.py", "page/parts.py", "page/style.css")
+PAGE_CODE = [workflow.source_path(f"../../xdiff/{name}") for name in (*PAGE_FILES, "page/script.js")]
+HAS_CARDS = any(job.method not in WITHOUT_CARD for job in JOBS)
 FIGURE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in FIGURE_MODULES]
 
 
@@ -102,10 +110,42 @@ rule figures:
         "python -m xdiff.figures --metrics {input.metrics:q} --panel {input.panel:q} {params.tumours} --out {output:q} > {log:q} 2>&1"
 
 
+rule trust_card:
+    # What each model keeps, what it invents, when not to use it: a card per model, TRAINED_ON/GRID/METHOD.md with a figure.
+    input:
+        metrics="results/metrics/all.tsv",
+        code=[*TABLE_CODE, *TRUST_CODE],
+    output:
+        report(
+            directory("results/trust"),
+            patterns=["{trained_on}/{grid}/{method}.png", "{trained_on}/{grid}/{method}.md"],
+            caption="../report/trust_card.rst",
+            category="Trust cards",
+            subcategory="{trained_on}, grid {grid}",
+            labels={"model": "{method}"},
+        ),
+    log:
+        "results/logs/trust_card.log",
+    benchmark:
+        "results/benchmarks/trust_card/all.tsv"
+    conda:
+        "../envs/xdiff.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+        disk_mb=100,
+    params:
+        made=sorted(name for name, entry in CFG.cohorts.items() if entry.layout in xcfg.EMBEDDED),
+    shell:
+        "python -m xdiff.trust --metrics {input.metrics:q} --out {output:q} --made {params.made:q} > {log:q} 2>&1"
+
+
 rule report:
     input:
         tables=rules.tables.output,
         figures=rules.figures.output,
+        cards=rules.trust_card.output if HAS_CARDS else [],
+        code=PAGE_CODE,
         data=sorted({data_page_of(job.cohort, job.grid) for job in JOBS}),
     output:
         report("results/report/index.html", caption="../report/page.rst", category="Page"),
@@ -119,9 +159,12 @@ rule report:
         mem_mb=1000,
         runtime=10,
         disk_mb=100,
+    params:
+        config=plain.to_json(selected(CFG)),
+        cards=lambda wc, input: f"--cards {input.cards}" if HAS_CARDS else "",
     shell:
         "python -m xdiff.report --tables $(dirname {input.tables[0]:q}) --figures {input.figures:q} --benchmarks results/benchmarks"
-        " --data $(dirname {input.data:q}) --out {output:q} > {log:q} 2>&1"
+        " --data $(dirname {input.data:q}) {params.cards} --config-json {params.config:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule reference_figure:

@@ -96,7 +96,8 @@ def _volume_rows(record: Mapping[str, Any]) -> Iterator[dict]:
     truth, foreground, labels = store.volume(subject), store.foreground(subject), store.labels(subject)
     planes, spacing = parse_given(record["given"]), store.spacing_mm(subject)
     distance = distance_mm(planes, store.shape, spacing)
-    regions = [core.regions(foreground, known, labels, store.anatomy) for known in known_voxels(record)]
+    given = known_voxels(record)
+    regions = [core.regions(foreground, known, labels, store.anatomy) for known in given]
     prediction = load_prediction(record)
     std = load_prediction(record, "std") if record["std"] else None
     for metric in ("seconds", "evaluations", "peak_mib"):
@@ -109,6 +110,8 @@ def _volume_rows(record: Mapping[str, Any]) -> Iterator[dict]:
             *core.ssim_by_region(truth[c], prediction[c], where),
         ):
             yield _row(contrast, region, metric, value)
+        if given[c].any():  # of the others nothing was given that could come back
+            yield _row(contrast, "given", "max_error", np.abs(prediction[c] - truth[c])[given[c]].max())
         yield from _spectrum_rows(record, contrast, c, prediction[c], far)
         hidden = where["unseen_masked"][0]
         curve = () if store.projection else core.by_distance(truth[c], prediction[c], hidden, distance)

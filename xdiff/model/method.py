@@ -1,4 +1,7 @@
-"""X-Diffusion as a method: `train` and `load`, as the harness wants them."""
+"""X-Diffusion (Bourigault, Hamdi, Jamaludin, arXiv 2404.19604) as a method: a section network with a 3D trunk, one 3D state.
+
+`train` and `load`, as the harness wants them.
+"""
 
 from __future__ import annotations
 
