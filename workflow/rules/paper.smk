@@ -40,7 +40,7 @@ rule tables:
     conda:
         "../envs/xdiff.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=per_attempt(2000),
         runtime=10,
         disk_mb=100,
     shell:
@@ -65,7 +65,7 @@ rule ablation:
     conda:
         "../envs/xdiff.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=per_attempt(2000),
         runtime=10,
         disk_mb=100,
     shell:
@@ -93,7 +93,7 @@ rule figures:
     conda:
         "../envs/xdiff.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=per_attempt(2000),
         runtime=10,
         disk_mb=100,
     params:
@@ -116,7 +116,7 @@ rule report:
     conda:
         "../envs/xdiff.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=per_attempt(1000),
         runtime=10,
         disk_mb=100,
     shell:
@@ -141,7 +141,7 @@ rule reference_figure:
     conda:
         "../envs/xdiff.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=per_attempt(2000),
         runtime=10,
         disk_mb=100,
     params:

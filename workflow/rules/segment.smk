@@ -19,7 +19,7 @@ rule segmenter:
         "../envs/xdiff.yaml"
     threads: CFG.segment.threads
     resources:
-        mem_mb=CFG.segment.mem_mb,
+        mem_mb=per_attempt(CFG.segment.mem_mb),
         runtime=CFG.segment.runtime_min,
         gpu=CFG.segment.gpu,
         disk_mb=10000,
@@ -48,7 +48,7 @@ rule segment:
     conda:
         "../envs/xdiff.yaml"
     resources:
-        mem_mb=CFG.segment.mem_mb,
+        mem_mb=per_attempt(CFG.segment.mem_mb),
         runtime=CFG.segment.runtime_min,
         gpu=CFG.segment.gpu,
         disk_mb=1000,
@@ -85,7 +85,7 @@ rule tumour_panel:
     conda:
         "../envs/xdiff.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=per_attempt(1000),
         runtime=10,
         disk_mb=100,
     shell:
