@@ -20,6 +20,7 @@ VERBS = {
     "figures": ("xdiff.figures", "figures from the collected scores"),
     "data_page": ("xdiff.data_page", "montage, intensities, sources and split of a preprocessed cohort, for the report"),
     "report": ("xdiff.report", "one offline page; the ledger of seconds per stage"),
+    "overhead": ("xdiff.overhead", "what share of a run Snakemake and imports took"),
     "reference": ("xdiff.reference", "keep a finished run's table, figures and provenance under results/reference"),
     "bench": ("xdiff.bench", "run a preset's train, sample and metrics grid in one process, without Snakemake"),
     "plan": ("xdiff.plan", "predict time, memory, GPU-hours and disk of a preset before anything is started"),

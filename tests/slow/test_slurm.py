@@ -35,7 +35,7 @@ cohorts:
 methods:
   paced: {{module: paced, params: {{steps: {STEPS}, pause_s: 0.2}}, gpu: 1, mem_mb: 2000, runtime_min: 10}}
   hungry: {{module: paced, params: {{steps: 2, pause_s: 0.1, hog_mib: 700}}, mem_mb: 900, runtime_min: 10}}
-  long: {{module: paced, params: {{steps: {STEPS}, pause_s: 1.0}}, mem_mb: 2000, runtime_min: 1}}
+  long: {{module: paced, params: {{steps: {STEPS}, pause_s: 0.85}}, mem_mb: 2000, runtime_min: 1}}
 sweeps:
   slices: {{K: [1], policy: [uniform]}}
 run:
@@ -71,9 +71,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
             assert process.poll() is None, said(folder)
             (job,) = (job for job in started.jobs("paced") if job["JobState"] == "RUNNING")
             started.break_node(job["NodeList"])
-            wait_for(lambda: queued(started, job["JobId"]), "the job back in the queue", 60)
-            # SLURM waits two minutes before it starts a job again, in case the node has only lost its network
-            run("scontrol", "update", f"JobId={job['JobId']}", "StartTime=now")
+            # requeued jobs wait two minutes, in case the node has only lost its network
+            wait_for(lambda: start_at_once(started, job["JobId"]), "the job in the queue again", 60)
+            wait_for(lambda: state_of(started, job["JobId"]) == "RUNNING", "the job on the other node", 60)
             started.mend_node(job["NodeList"])
             process.wait(timeout=LIMIT_S)
         finally:
@@ -101,8 +101,18 @@ def said(folder: Path) -> str:
     return (folder / "snakemake.log").read_text()
 
 
-def queued(started: Cluster, number: str) -> bool:
-    return any(job["JobId"] == number and job["JobState"] == "PENDING" for job in started.jobs("paced"))
+def state_of(started: Cluster, number: str) -> str:
+    return next(job["JobState"] for job in started.jobs("") if job["JobId"] == number)
+
+
+def start_at_once(started: Cluster, number: str) -> bool:
+    """Whether the job waits; if so all that wait need not any more."""
+    if state_of(started, number) != "PENDING":
+        return False
+    for job in started.jobs("rule_train"):
+        if job["JobState"] == "PENDING":
+            run("scontrol", "update", f"JobId={job['JobId']}", "StartTime=now")
+    return True
 
 
 def step_of(folder: Path, method: str) -> int:

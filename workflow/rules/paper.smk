@@ -38,7 +38,7 @@ rule tables:
     benchmark:
         "results/benchmarks/tables/all.tsv"
     conda:
-        "../envs/xdiff.yaml"
+        "../envs/paper.yaml"
     resources:
         mem_mb=per_attempt(2000),
         runtime=10,
@@ -63,7 +63,7 @@ rule ablation:
     benchmark:
         "results/benchmarks/ablation/all.tsv"
     conda:
-        "../envs/xdiff.yaml"
+        "../envs/paper.yaml"
     resources:
         mem_mb=per_attempt(2000),
         runtime=10,
@@ -91,7 +91,7 @@ rule figures:
     benchmark:
         "results/benchmarks/figures/all.tsv"
     conda:
-        "../envs/xdiff.yaml"
+        "../envs/paper.yaml"
     resources:
         mem_mb=per_attempt(2000),
         runtime=10,
@@ -114,7 +114,7 @@ rule report:
     benchmark:
         "results/benchmarks/report/all.tsv"
     conda:
-        "../envs/xdiff.yaml"
+        "../envs/paper.yaml"
     resources:
         mem_mb=per_attempt(1000),
         runtime=10,
@@ -139,7 +139,7 @@ rule reference_figure:
     benchmark:
         "results/benchmarks/reference_figure/{name}.tsv"
     conda:
-        "../envs/xdiff.yaml"
+        "../envs/paper.yaml"
     resources:
         mem_mb=per_attempt(2000),
         runtime=10,

@@ -16,7 +16,7 @@ rule segmenter:
     # Before trainings, which it does not wait for: left to the end, minutes would pass with one core at work.
     priority: 1
     conda:
-        "../envs/xdiff.yaml"
+        "../envs/segment.yaml"
     threads: CFG.segment.threads
     resources:
         mem_mb=per_attempt(CFG.segment.mem_mb),
@@ -46,7 +46,7 @@ rule segment:
     wildcard_constraints:
         method=f"(?!{'|'.join(xcfg.BESIDE)})[^/@]+",
     conda:
-        "../envs/xdiff.yaml"
+        "../envs/segment.yaml"
     resources:
         mem_mb=per_attempt(CFG.segment.mem_mb),
         runtime=CFG.segment.runtime_min,
@@ -83,7 +83,7 @@ rule tumour_panel:
     benchmark:
         "results/benchmarks/tumour_panel/all.tsv"
     conda:
-        "../envs/xdiff.yaml"
+        "../envs/segment.yaml"
     resources:
         mem_mb=per_attempt(1000),
         runtime=10,
