@@ -94,6 +94,7 @@ def test_every_rule_has_an_environment_that_is_there_and_every_environment_a_rul
 @pytest.mark.parametrize("name", sorted(RULES))
 def test_an_environment_has_what_the_modules_of_its_rules_load(name: str) -> None:
     run = {module for smk in RULES[name] for module in re.findall(r"python -m ([\w.]+)", smk.read_text())}
+    run |= {"xdiff.train"} if any(smk.name == "train.smk" for smk in RULES[name]) else set()  # its launcher is a parameter
     modules = {f"{m}.__main__" if (ROOT / m.replace(".", "/")).is_dir() else m for m in run}
     code = f"import {', '.join(sorted(modules))}, sys; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A module may import those before it, never those after it. A package counts as one.
 ORDER = (
-    *("errors", "whole_file", "budget", "locks", "ledger", "plain", "config", "nifti_fields", "volumes"),
+    *("errors", "whole_file", "budget", "locks", "team", "ledger", "plain", "config", "nifti_fields", "volumes"),
     *("planes", "rotations", "seen", "stacks", "observation", "checkpoint"),
     *(
         "kriging",

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.numpy import save
 
+from xdiff import team
 from xdiff.budget import OutOfTime, time_left_s
 from xdiff.errors import InputError
 from xdiff.whole_file import whole_file
@@ -71,12 +73,19 @@ def read_weights(folder: Path) -> tuple[Tensors, dict]:
     return tensors, config
 
 
-def keep_once(path: Path, make: Callable[[], Tensors]) -> Tensors:
+def keep_once(path: Path, make: Callable[[], Tensors], together: bool = False) -> Tensors:
     """Arrays of the weights folder `path`; where there is none yet, those of `make`, written there first.
+
+    In several processes (team.py) the first one makes it and the others read it; `together`: all of them call `make`.
 
     Whoever asks for the same at the same time waits for the one who makes it, at most as long as the time budget lasts (then
     OutOfTime). Where `make` fails or runs out of time nothing is written. Raises InputError where what is kept is damaged.
     """
+    if not team.is_first():
+        if team.from_first(None) and together:
+            make()
+        team.wait()
+        return read_weights(path)[0]
     path.parent.mkdir(parents=True, exist_ok=True)
     lock, left_s = FileLock(path.with_name(f"{path.name}.lock")), time_left_s()
     try:
@@ -84,8 +93,10 @@ def keep_once(path: Path, make: Callable[[], Tensors]) -> Tensors:
     except Timeout as busy:
         raise OutOfTime(f"the wait for {path.name}, which another process makes") from busy
     with held:
-        if not (path / CONFIG).exists():
-            write_weights(path, make(), {})
+        if team.from_first(not (path / CONFIG).exists()):
+            with nullcontext() if together else team.alone():
+                write_weights(path, make(), {})
+        team.wait()
         return read_weights(path)[0]
 
 

@@ -14,6 +14,7 @@ IN_FLIGHT = 4  # steps queued on the device: enough that it never waits for the 
 
 
 def training_device() -> torch.device:
+    """The current GPU (of several processes each has its own, see team.py), or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

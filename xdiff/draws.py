@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xdiff import team
 from xdiff.augment import Augmentation
 from xdiff.data.split import Split, patient_of
 from xdiff.data.store import Store
@@ -99,9 +100,10 @@ class Draws:
     def of_step(self, seed: int, step: int, count: int) -> list[Draw]:
         """The `count` draws of a training step. Making a draw costs as much as steps of a small network, so that each is used
         count x repeats times (data echoing, 1907.05550): for `repeats` steps in every place of the batch, its neighbours
-        changing, and in the next place ECHO x repeats steps earlier. A function of seed and step alone."""
+        changing, and in the next place ECHO x repeats steps earlier. A function of seed and step alone; in several processes
+        (team.py) those of this one's places."""
         repeats = self.settings.repeats
-        numbers = [(seed, (step + i * repeats // count) // repeats + ECHO * i) for i in range(count)]
+        numbers = team.own([(seed, (step + i * repeats // count) // repeats + ECHO * i) for i in range(count)])
         self._recent = {n: d for n, d in self._recent.items() if n >= numbers[0]}
         for number in numbers:
             if number not in self._recent:

@@ -20,7 +20,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from xdiff import cuda
+from xdiff import cuda, team
 from xdiff.budget import OutOfTime, time_left_s
 from xdiff.checkpoint import read_state, write_state
 from xdiff.draws import DrawSettings
@@ -108,20 +108,23 @@ def fit(problem: Problem, settings: LoopSettings, workdir: Path) -> dict[str, Te
 
     The best check is the one with the largest score (the last one of equal ones, so without a validation side the last).
     Raises OutOfTime, with a checkpoint written, where the time budget ends first.
+    In several processes (team.py) all return the same weights; what is written is written by the first.
     """
     trainer = Trainer(problem, settings)
     trainer.resume(workdir / CHECKPOINT)
     size = sum(p.numel() for p in problem.network.parameters())
-    print(f"training {size} parameters from {trainer.place} on {trainer.device}", flush=True)
+    shared = f", {team.size()} processes" if team.size() > 1 else ""
+    print(f"training {size} parameters from {trainer.place} on {trainer.device}{shared}", flush=True)
     with cuda.fast_kernels(trainer.device), Progress(trainer, workdir) as progress:
         if trainer.step == 0:  # the untrained network is a candidate too: training that only harms is not kept
             progress.after_check(trainer.check(), trainer.first_loss())
         saved = time.perf_counter()
         for batch, waited in batches(problem, trainer.step, trainer.step if trainer.ended else settings.steps, trainer.device):
-            trainer.seconds += waited
+            trainer.seconds = team.from_first(trainer.seconds + waited)
             progress.after_step(trainer.update(batch), waited)
-            spent = time_left_s() <= 0
-            save = spent or time.perf_counter() - saved > CHECKPOINT_SECONDS
+            # clocks differ between processes: one decides
+            spent, late = team.from_first((time_left_s() <= 0, time.perf_counter() - saved > CHECKPOINT_SECONDS))
+            save = spent or late
             if save:
                 trainer.flush()  # which takes time, and may end the minutes: before it is asked whether they have ended
             if trainer.check_is_due:
@@ -205,8 +208,10 @@ class Trainer:
             loss = self._loss(batch)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
+            loss = loss.detach()
+            team.average_([loss, *(p.grad for p in self.network.parameters() if p.grad is not None)])
             norm = nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-            self.unseen.append((self.step + 1, torch.stack([loss.detach(), norm])))
+            self.unseen.append((self.step + 1, torch.stack([loss, norm])))
             # on a CPU before it reaches the weights, on a GPU before the weights reach a check or a checkpoint
             value = self._look() if len(self.unseen) >= self.look_every else None
             self.optimiser.step()
@@ -215,7 +220,7 @@ class Trainer:
             decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
             with torch.no_grad():
                 torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
-        self.seconds += time.perf_counter() - started
+        self.seconds = team.from_first(self.seconds + time.perf_counter() - started)
         return value
 
     def _rate(self) -> float:
@@ -231,7 +236,9 @@ class Trainer:
     def first_loss(self) -> float:
         """Loss of the untrained network on the first batch."""
         with torch.no_grad():
-            return self._loss(self.problem.batch(0)).item()
+            loss = self._loss(self.problem.batch(0))
+        team.average_([loss])
+        return loss.item()
 
     def _generator(self) -> torch.Generator:
         """Of the noise of the step to come."""
@@ -257,7 +264,7 @@ class Trainer:
         if self.unseen:
             self._look()
         self.queue.drain()
-        self.seconds += time.perf_counter() - started
+        self.seconds = team.from_first(self.seconds + time.perf_counter() - started)
 
     def mean_loss(self) -> float:
         """Mean training loss since it was last asked for."""
@@ -270,7 +277,7 @@ class Trainer:
         self.flush()
         self.shares_checked = self._share()
         started = time.perf_counter()
-        score, scores = self.problem.validate(self.average)
+        score, scores = team.from_first(self._validate() if team.is_first() else None)
         score = float(score)  # of numpy's, the checkpoint could not be read
         best = score >= self.best_score
         self.checks_since_best = 0 if best else self.checks_since_best + 1
@@ -282,9 +289,18 @@ class Trainer:
         rate = self.optimiser.param_groups[0]["lr"]
         return {**counters, "learning_rate": rate, "score": round(score, 4), "best": best, **scores}
 
+    def _validate(self) -> tuple[float, Scores]:
+        with team.alone():
+            return self.problem.validate(self.average)
+
     def save(self, path: Path) -> None:
-        """Write everything needed to go on: `path` and shards beside it (write_state)."""
+        """Write everything needed to go on: `path` and shards beside it (write_state), by the first process."""
         self.flush()
+        if team.is_first():
+            self._write(path)
+        team.wait()  # none ends before it is written
+
+    def _write(self, path: Path) -> None:
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}

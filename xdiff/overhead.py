@@ -26,7 +26,7 @@ from xdiff.errors import InputError
 
 REPEATS = 3
 SNAKEMAKE = "snakemake.cli"
-MODULE = re.compile(r"python -m ([\w.]+)")
+MODULE = re.compile(r"-m (xdiff[\w.]*)")  # of a training in several processes, behind torchrun, too
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from xdiff import team
 from xdiff.checkpoint import HISTORY
 from xdiff.cuda import Queue
 
@@ -27,7 +28,7 @@ class Told(Protocol):
 
 
 class Progress:
-    """Progress bar, history.jsonl and TensorBoard event files of one run."""
+    """Progress bar, history.jsonl and TensorBoard event files of one run; of several processes (team.py) the first one tells."""
 
     def __init__(self, trainer: Told, workdir: Path) -> None:
         self.trainer, self.workdir = trainer, workdir
@@ -39,8 +40,9 @@ class Progress:
         interval = 0.5 if sys.stderr.isatty() else 30.0
         done, whole = (int(part) for part in self.trainer.schedule)
         unit = "s" if self.trainer.by_clock else "step"
-        self.bar = tqdm(total=whole, initial=done, unit=unit, mininterval=interval, maxinterval=interval)
-        self.board = _tensorboard(self.workdir / "tensorboard", self.trainer.step + 1)
+        tells = team.is_first()
+        self.bar = tqdm(total=whole, initial=done, unit=unit, mininterval=interval, maxinterval=interval, disable=not tells)
+        self.board = _tensorboard(self.workdir / "tensorboard", self.trainer.step + 1) if tells else None
         self.started = time.perf_counter()
         return self
 
@@ -66,6 +68,8 @@ class Progress:
 
     def after_check(self, record: dict[str, Any], loss: float) -> None:
         record = {**record, "loss": round(loss, 5), "waiting": round(self.waiting, 4), **self._speed()}
+        if not team.is_first():
+            return
         with (self.workdir / HISTORY).open("a") as handle:
             handle.write(json.dumps(record) + "\n")
         tqdm.write(json.dumps(record), file=sys.stdout)

@@ -4,23 +4,30 @@
 
 With several folders and splits the cohorts are joined: the first one's split, to which the others add their training sides.
 
-The same command again resumes: checkpoints live beside `--out` in a folder keyed by the hash of entry, data and split.
-With --budget an iterative training stops cleanly after that many minutes, with exit status 75; the same command goes on.
+On several GPUs: python -m torch.distributed.run --standalone --nproc-per-node 4 -m xdiff.train ... (team.py).
+
+The same command again resumes, whatever the number of processes: checkpoints live beside `--out` in a folder keyed by the hash
+of entry, data and split. With --budget an iterative training stops cleanly after that many minutes, with exit status 75 (1 of
+torchrun); the same command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import json
 import math
 import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
+from xdiff import team
 from xdiff.budget import OutOfTime, time_budget
 from xdiff.checkpoint import HISTORY, read_weights, write_weights
 from xdiff.config import MethodEntry
@@ -64,7 +71,7 @@ def train(name: str, entry: MethodEntry, store: Store, split: Split, out: Path) 
         **({"splits": store.splits} if isinstance(store, JointStore) else {}),
     }
     key = digest(described)
-    if _finished(out, key):
+    if team.from_first(_finished(out, key) if team.is_first() else None):
         print(f"{name}: weights of {key} are there already")
         return
     module = load_module(entry)
@@ -76,6 +83,8 @@ def train(name: str, entry: MethodEntry, store: Store, split: Split, out: Path) 
             print(f"{name}: settings, data or split differ from the last training, starting clean in {workdir}")
         workdir.mkdir(parents=True, exist_ok=True)
         tensors = module.train(store, split, entry.params, workdir)
+    if not team.is_first():
+        return
     (out / HISTORY).unlink(missing_ok=True)  # an old one beside new weights would pass for theirs
     sha = write_weights(out, tensors, {**described, "key": key, "seconds": round(time.perf_counter() - start, 2)})
     _keep_history(workdir / HISTORY, out / HISTORY)
@@ -103,6 +112,13 @@ def _finished(out: Path, key: str) -> bool:
     return True
 
 
+@contextmanager
+def _first_tells() -> Iterator[None]:
+    """Inside, the first process of a team alone prints."""
+    with nullcontext() if team.is_first() else redirect_stdout(io.StringIO()):
+        yield
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="xdiff train", description="Train one method on one preprocessed cohort.")
     parser.add_argument("--method", required=True, help="name of the method, as results are labelled")
@@ -117,7 +133,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     entry = from_dict(MethodEntry, json.loads(args.entry), f"methods.{args.method}")
     try:
-        with time_budget(args.budget):
+        with time_budget(args.budget), team.team(), _first_tells():
             train(args.method, entry, *open_data(args.data, args.split), args.out)
     except OutOfTime as stop:
         print(f"{args.method}: budget of {args.budget:g} min spent at {stop}, checkpoint written; the same command goes on")

@@ -93,6 +93,13 @@ def weights_of(trained_on, grid, method):
     return f"results/models/{trained_on}/{grid}/{method}/weights.safetensors"
 
 
+def launcher(wildcards, resources):
+    """Modules of the training's command: by way of torchrun where it has several GPUs, a process for each."""
+    if resources.gpu <= 1:
+        return "xdiff.train"
+    return f"torch.distributed.run --standalone --nproc-per-node {resources.gpu} -m xdiff.train"
+
+
 def history_of(trained_on, grid, method):
     return f"results/models/{trained_on}/{grid}/{method}/history.jsonl"
 

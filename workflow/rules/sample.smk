@@ -20,7 +20,7 @@ rule sample:
     resources:
         mem_mb=per_attempt(lambda wc, threads: CFG.methods[wc.method].mem_mb),
         runtime=lambda wc: CFG.methods[wc.method].runtime_min,
-        gpu=lambda wc: CFG.methods[wc.method].gpu,
+        gpu=lambda wc: min(1, CFG.methods[wc.method].gpu),
         disk_mb=5000,
     params:
         entry=lambda wc: xcfg.method_json(CFG.methods[wc.method]),

@@ -23,6 +23,7 @@ rule train:
         disk_mb=1000,
     params:
         entry=lambda wc: xcfg.method_json(CFG.methods[wc.method]),
+        launcher=launcher,
     shell:
-        "OMP_NUM_THREADS={threads} python -m xdiff.train --method {wildcards.method} --entry {params.entry:q}"
+        "OMP_NUM_THREADS={threads} python -m {params.launcher} --method {wildcards.method} --entry {params.entry:q}"
         " --data $(dirname {input.data:q}) --split {input.split:q} --out $(dirname {output.weights:q}) > {log:q} 2>&1"

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from xdiff import team
 from xdiff.filters import box_mean
 from xdiff.local import Estimate
 from xdiff.model.network import Network, double, halve
@@ -132,7 +134,7 @@ class Batch:
 def draw_times(count: int, generator: torch.Generator) -> Tensor:
     """(2 count,): every volume once at t = 1, once at a noise level that is uniform in log sigma."""
     low, high = LOG_SIGMA
-    sigma = torch.exp(low + (high - low) * torch.rand(count, generator=generator))
+    sigma = torch.exp(low + (high - low) * team.own_noise(partial(torch.rand, generator=generator), 1, count))
     return torch.cat([torch.ones(count), sigma / (1 + sigma)])
 
 
@@ -145,7 +147,8 @@ def loss(network: Network, batch: Batch, generator: torch.Generator) -> Tensor:
     t = draw_times(len(batch.residual), generator).to(batch.residual.device)
     twice = (torch.cat([x] * 2) for x in (batch.residual, batch.weight, batch.spectrum, batch.maps, batch.rows))
     residual, weight, spectrum, maps, rows = twice
-    noise = torch.randn(residual.shape, generator=_on(residual.device, generator), device=residual.device)
+    draw = partial(torch.randn, generator=_on(residual.device, generator), device=residual.device)
+    noise = team.own_noise(draw, 2, *batch.residual.shape)
     wide = t[:, None, None, None, None]
     state = torch.where(wide < 1, (1 - wide) * residual + wide * noise, 0.0)
     linear, unit, shown = precondition(state, t, spectrum)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from xdiff import team
 from xdiff.augment import Augmentation
 from xdiff.checkpoint import HISTORY, Tensors, keep_once
 from xdiff.data.split import Split
@@ -26,7 +27,7 @@ from xdiff.model.spectrum import Spectra, fit_spectra
 from xdiff.plain import digest
 from xdiff.planes import common_axis, per_section
 
-VERSION = 2  # raise when the same settings train something else
+VERSION = 3  # raise when the same settings train something else
 HELD_OUT = 8  # batches
 SPECTRUM_DRAWS = 48
 FUSION_SIGMA = (20.0, 3.0, 0.6, 0.1)  # noise levels between which the fusion weights are interpolated
@@ -62,10 +63,11 @@ class Denoising:
         unchanged = replace(settings.draws, augment=Augmentation(warp=0), donors=0.0)
         self.spectra = self._spectra(Draws(draws.store, draws.subjects, draws.core, unchanged))
         others = Draws(draws.store, validation, draws.core, unchanged)
-        count = HELD_OUT if validation else 0
+        count = HELD_OUT if validation and team.is_first() else 0
         generators = [np.random.default_rng([settings.seed, i, 2**31]) for i in range(count)]
-        self.held_out = [self._batch([others.one(rng) for _ in range(settings.volumes)], rng) for rng in generators]
-        self.untrained_loss = self.held_out_loss(self.network)
+        with team.alone():
+            self.held_out = [self._batch([others.one(rng) for _ in range(settings.volumes)], rng) for rng in generators]
+            self.untrained_loss = self.held_out_loss(self.network)
 
     def _spectra(self, draws: Draws) -> Spectra:
         """Power spectra of r_0 where it matters, over draws of training subjects."""
@@ -87,13 +89,14 @@ class Denoising:
     def _batch(self, draws: list[Draw], rng: np.random.Generator) -> diffusion.Batch:
         """A few volumes and, along one axis (sections of different axes differ in size), some of their sections."""
         axis = int(rng.integers(3))
+        generators = team.own(rng.spawn(len(draws) * team.size()))  # each place has its own, whoever's it is
         residuals, weights, spectra, maps, rows = [], [], [], [], []
-        for draw in draws:
+        for draw, place in zip(draws, generators, strict=True):
             residuals.append(residual(draw))
             weights.append(importance(draw.known))
             spectra.append(self.spectrum(draw))
             maps.append(diffusion.make_condition(draw.view, draw.known).maps)
-            rows.append(torch.from_numpy(_rows(draw, axis, self.settings.sections, rng)).to(draw.truth.device))
+            rows.append(torch.from_numpy(_rows(draw, axis, self.settings.sections, place)).to(draw.truth.device))
         stacked = [torch.stack(tensors) for tensors in (residuals, weights, spectra, maps)]
         return diffusion.Batch(*stacked, axis, torch.stack(rows))
 
@@ -182,8 +185,8 @@ def fit_network(store: Store, split: Split, settings: Settings, workdir: Path) -
     trained = asdict(replace(settings, sampler=SamplerSettings()))
     name = f"network-{digest([VERSION, store.fingerprint, split.side('train'), split.side('val'), trained])}"
     shared = folder / f"{name}.checkpoints"
-    tensors = keep_once(folder / name, lambda: _train(store, split, core, settings, shared))
-    if (shared / HISTORY).exists():
+    tensors = keep_once(folder / name, lambda: _train(store, split, core, settings, shared), together=True)
+    if team.is_first() and (shared / HISTORY).exists():
         shutil.copyfile(shared / HISTORY, workdir / HISTORY)
     return {**tensors, **core.tensors()}
 
