@@ -132,10 +132,11 @@ def test_catalog_entry_points_to_a_profile_that_exists() -> None:
     assert (ROOT / profile / "config.yaml").is_file()
 
 
-def test_every_entry_of_the_local_profile_is_explained_and_known_to_snakemake() -> None:
+@pytest.mark.parametrize("profile", ["local", "slurm"])
+def test_every_entry_of_a_profile_is_explained_and_known_to_snakemake(profile: str) -> None:
     from snakemake.cli import get_argument_parser
 
-    text = (ROOT / "workflow/profiles/local/config.yaml").read_text()
+    text = (ROOT / f"workflow/profiles/{profile}/config.yaml").read_text()
     entries = yaml.safe_load(text)
     for name in entries:
         assert re.search(rf"^#.*\n{name}:", text, flags=re.MULTILINE), f"profile: {name} has no comment above it"

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A module may import those before it, never those after it. A package counts as one.
 ORDER = (
-    *("errors", "budget", "team", "ledger", "plain", "config", "provenance", "nifti_fields", "volumes"),
+    *("errors", "whole_file", "budget", "locks", "team", "ledger", "plain", "config", "provenance", "nifti_fields", "volumes"),
     *("planes", "rotations", "seen", "stacks", "observation", "checkpoint"),
     *(
         "kriging",
@@ -32,7 +32,7 @@ ORDER = (
     *("train", "sample", "stats", "metrics", "segment"),
     *("markup", "layout", "posterior_checks", "ablation", "anatomy", "tumours", "drawing", "panel", "captions", "step_sweep"),
     *("training_curves", "tumour_figures", "tumour_panel", "anatomy_figures"),
-    *("quality_vs_seconds", "ablation_figure", "trust", "tables", "figures", "data_page", "page", "report", "reference"),
+    *("quality_vs_seconds", "ablation_figure", "trust", "tables", "figures", "data_page", "page", "report", "overhead", "reference"),
     *(
         "clocks",
         "sizes",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors.numpy import save
 from xdiff import team
 from xdiff.budget import OutOfTime, time_left_s
 from xdiff.errors import InputError
+from xdiff.whole_file import whole_file
 
 Tensors = dict[str, np.ndarray]
 FILE = "weights.safetensors"
@@ -203,14 +203,13 @@ def _read_index(path: Path, key: str, expected: str) -> dict:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def _remove_others(folder: Path, stem: str, kept: set[str]) -> None:
     """Shards that an earlier write left and this one did not, and what a killed one left half written."""
-    for pattern in (f"{stem}-*.safetensors", f".{stem}-*.safetensors.tmp"):
+    for pattern in (f"{stem}-*.safetensors", f".{stem}-*.safetensors.*.tmp"):
         for path in folder.glob(pattern):
             if path.name not in kept:
                 path.unlink()

@@ -21,6 +21,7 @@ VERBS = {
     "trust": ("xdiff.trust.__main__", "a trust card per model: what it keeps, what it invents, when not to use it"),
     "data_page": ("xdiff.data_page", "montage, intensities, sources and split of a preprocessed cohort, for the report"),
     "report": ("xdiff.report", "one offline page; the ledger of seconds per stage"),
+    "overhead": ("xdiff.overhead", "what share of a run Snakemake and imports took"),
     "reference": ("xdiff.reference", "keep a finished run's table, figures and provenance under results/reference"),
     "bench": ("xdiff.bench", "run a preset's train, sample and metrics grid in one process, without Snakemake"),
     "plan": ("xdiff.plan", "predict time, memory, GPU-hours and disk of a preset before anything is started"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xdiff.errors import InputError
+from xdiff.whole_file import whole_file
 
 
 def from_dict(cls: type, data: Any, where: str = "config") -> Any:
@@ -81,11 +81,9 @@ def to_json(entry: Any) -> str:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write plain data as JSON, so that the file is the old or the new one whenever this process is killed. The name on the way
-    has the process in it: two may write the same file."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(data, indent=1) + "\n")
-    os.replace(temporary, path)
+    """Write plain data as JSON. Raises InputError where the file cannot be written (whole_file)."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=1) + "\n")
 
 
 def digest(entry: Any) -> str:

@@ -49,6 +49,7 @@ from xdiff.plain import digest, from_dict
 from xdiff.planes import AnyPlane
 from xdiff.train import MODEL_VERSION, load_module
 from xdiff.volumes import write_volume
+from xdiff.whole_file import whole_file
 
 MANIFEST = (
     "subject target prediction std trained_on cohort grid method axis indices given contrasts_given K gap_mm policy "
@@ -154,9 +155,8 @@ def _one(
         "norm": store.norm,
         "frame": store.frame,
     }
-    temporary = sidecar.with_suffix(".tmp")
-    temporary.write_text(json.dumps({**row, "key": key}, indent=1, allow_nan=True) + "\n")
-    os.replace(temporary, sidecar)
+    with whole_file(sidecar) as temporary:
+        temporary.write_text(json.dumps({**row, "key": key}, indent=1, allow_nan=True) + "\n")
     return row
 
 
@@ -233,7 +233,8 @@ def device_name() -> str:
 
 def _write_table(rows: list[dict], columns: list[str], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows, columns=columns).to_csv(path, sep="\t", index=False)
+    with whole_file(path) as temporary:
+        pd.DataFrame(rows, columns=columns).to_csv(temporary, sep="\t", index=False)
 
 
 def main(argv: list[str] | None = None) -> None:

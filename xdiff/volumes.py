@@ -16,6 +16,7 @@ import numpy as np
 
 from xdiff.errors import InputError
 from xdiff.nifti_fields import bytes_expected, check_fields
+from xdiff.whole_file import whole_file
 
 # sform and qform may be rounded differently by different tools; a tenth of a voxel cannot be a different pose.
 POSE_TOLERANCE_VOXELS = 0.1
@@ -104,7 +105,10 @@ def check_same_pose(volume: Volume | Header, like: Volume | Header) -> None:
 
 
 def write_volume(path: Path | str, array: np.ndarray, affine: np.ndarray) -> None:
-    """Write (X, Y, Z) as NIfTI-1, atomically. bool becomes uint8 and float16/64 float32; sform and qform both say `affine`."""
+    """Write (X, Y, Z) as NIfTI-1, atomically. bool becomes uint8 and float16/64 float32; sform and qform both say `affine`.
+
+    Raises InputError where the file cannot be written (whole_file).
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     dtype = np.uint8 if array.dtype == bool else np.float32 if array.dtype.kind == "f" else array.dtype
@@ -113,10 +117,9 @@ def write_volume(path: Path | str, array: np.ndarray, affine: np.ndarray) -> Non
     image.set_qform(image.affine, code=1)
     image.header.set_xyzt_units("mm")
     data = image.to_bytes()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    # level 1: predictions are read a few times and then deleted, so speed beats size; mtime=0 keeps bytes reproducible
-    temporary.write_bytes(gzip.compress(data, compresslevel=1, mtime=0) if path.suffix == ".gz" else data)
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        # level 1: predictions are read a few times and then deleted, so speed beats size; mtime=0 keeps bytes reproducible
+        temporary.write_bytes(gzip.compress(data, compresslevel=1, mtime=0) if path.suffix == ".gz" else data)
 
 
 def read_header(path: Path | str, channels: int = 1) -> Header:

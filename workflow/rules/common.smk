@@ -40,6 +40,15 @@ wildcard_constraints:
     shard="[0-9]+-of-[0-9]+",
 
 
+def per_attempt(amount):
+    """Memory for `mem_mb`: `amount`, a number or a function of (wildcards, threads), that of the first attempt, times the attempt.
+
+    Further attempts are made only where a profile sets `retries`; they go on from what the failed one kept.
+    """
+    first = amount if callable(amount) else lambda wc, threads: amount
+    return lambda wc, threads, attempt: attempt * first(wc, threads)
+
+
 def root_of(cohort):
     return str(xcfg.raw_folder(CFG, cohort, Path("results")))
 

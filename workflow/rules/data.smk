@@ -16,7 +16,7 @@ rule generate:
         "../envs/xdiff.yaml"
     threads: 2
     resources:
-        mem_mb=2000,
+        mem_mb=per_attempt(2000),
         runtime=30,
         disk_mb=2000,
     params:
@@ -40,7 +40,7 @@ rule skull_strip:
         "../envs/xdiff.yaml"
     threads: 2
     resources:
-        mem_mb=16000,
+        mem_mb=per_attempt(16000),
         runtime=600,
         disk_mb=20000,
     params:
@@ -67,7 +67,7 @@ rule stitch_shard:
         "../envs/xdiff.yaml"
     threads: 2
     resources:
-        mem_mb=lambda wc, threads: 2000 * threads,
+        mem_mb=per_attempt(lambda wc, threads: 2000 * threads),
         runtime=600,
         disk_mb=20000,
     params:
@@ -96,7 +96,7 @@ rule stitch:
         "../envs/xdiff.yaml"
     threads: 2
     resources:
-        mem_mb=lambda wc, threads: 2000 * threads,
+        mem_mb=per_attempt(lambda wc, threads: 2000 * threads),
         runtime=600,
         disk_mb=20000,
     params:
@@ -121,7 +121,7 @@ rule split:
     conda:
         "../envs/xdiff.yaml"
     resources:
-        mem_mb=500,
+        mem_mb=per_attempt(500),
         runtime=10,
         disk_mb=10,
     params:
@@ -147,7 +147,7 @@ rule centres:
         "../envs/xdiff.yaml"
     threads: 2
     resources:
-        mem_mb=lambda wc, threads: 1000 * threads,
+        mem_mb=per_attempt(lambda wc, threads: 1000 * threads),
         runtime=120,
         disk_mb=100,
     params:
@@ -175,7 +175,7 @@ rule preprocess_shard:
         "../envs/xdiff.yaml"
     threads: 2
     resources:
-        mem_mb=lambda wc, threads: 1000 * threads,
+        mem_mb=per_attempt(lambda wc, threads: 1000 * threads),
         runtime=120,
         disk_mb=5000,
     params:
@@ -208,7 +208,7 @@ rule preprocess:
         "../envs/xdiff.yaml"
     threads: 2
     resources:
-        mem_mb=lambda wc, threads: 1000 * threads,
+        mem_mb=per_attempt(lambda wc, threads: 1000 * threads),
         runtime=120,
         disk_mb=5000,
     params:
@@ -236,7 +236,7 @@ rule data_page:
     conda:
         "../envs/xdiff.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=per_attempt(1000),
         runtime=30,
         disk_mb=10,
     shell:

@@ -16,7 +16,7 @@ rule download:
     conda:
         "../envs/xdiff.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=per_attempt(1000),
         runtime=720,
         disk_mb=download_mb,
     params:
@@ -38,7 +38,7 @@ use rule download as download_knee with:
     wildcard_constraints:
         cohort=any_of(KNEES),
     resources:
-        mem_mb=1000,
+        mem_mb=per_attempt(1000),
         runtime=2880,
         disk_mb=download_mb,
 
@@ -62,7 +62,7 @@ rule card:
     conda:
         "../envs/xdiff.yaml"
     resources:
-        mem_mb=500,
+        mem_mb=per_attempt(500),
         runtime=10,
         disk_mb=10,
     params:

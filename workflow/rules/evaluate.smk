@@ -17,7 +17,7 @@ rule anatomy:
     conda:
         "../envs/xdiff.yaml"
     resources:
-        mem_mb=4000,
+        mem_mb=per_attempt(4000),
         runtime=60,
         disk_mb=100,
     shell:
@@ -43,7 +43,7 @@ rule evaluate:
     conda:
         "../envs/xdiff.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=per_attempt(2000),
         runtime=120,
         disk_mb=100,
     params:
@@ -70,7 +70,7 @@ rule collect:
     conda:
         "../envs/xdiff.yaml"
     resources:
-        mem_mb=4000,
+        mem_mb=per_attempt(4000),
         runtime=30,
         disk_mb=1000,
     shell:
@@ -92,7 +92,7 @@ rule panel:
     conda:
         "../envs/xdiff.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=per_attempt(1000),
         runtime=10,
         disk_mb=100,
     shell:

@@ -46,9 +46,9 @@ rule tables:
     benchmark:
         "results/benchmarks/tables/all.tsv"
     conda:
-        "../envs/xdiff.yaml"
+        "../envs/paper.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=per_attempt(2000),
         runtime=10,
         disk_mb=100,
     shell:
@@ -71,9 +71,9 @@ rule ablation:
     benchmark:
         "results/benchmarks/ablation/all.tsv"
     conda:
-        "../envs/xdiff.yaml"
+        "../envs/paper.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=per_attempt(2000),
         runtime=10,
         disk_mb=100,
     shell:
@@ -99,9 +99,9 @@ rule figures:
     benchmark:
         "results/benchmarks/figures/all.tsv"
     conda:
-        "../envs/xdiff.yaml"
+        "../envs/paper.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=per_attempt(2000),
         runtime=10,
         disk_mb=100,
     params:
@@ -154,9 +154,9 @@ rule report:
     benchmark:
         "results/benchmarks/report/all.tsv"
     conda:
-        "../envs/xdiff.yaml"
+        "../envs/paper.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=per_attempt(1000),
         runtime=10,
         disk_mb=100,
     params:
@@ -182,9 +182,9 @@ rule reference_figure:
     benchmark:
         "results/benchmarks/reference_figure/{name}.tsv"
     conda:
-        "../envs/xdiff.yaml"
+        "../envs/paper.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=per_attempt(2000),
         runtime=10,
         disk_mb=100,
     params:

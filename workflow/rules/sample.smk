@@ -18,7 +18,7 @@ rule sample:
         "../envs/xdiff.yaml"
     threads: lambda wc: CFG.methods[wc.method].threads
     resources:
-        mem_mb=lambda wc: CFG.methods[wc.method].mem_mb,
+        mem_mb=per_attempt(lambda wc, threads: CFG.methods[wc.method].mem_mb),
         runtime=lambda wc: CFG.methods[wc.method].runtime_min,
         gpu=lambda wc: min(1, CFG.methods[wc.method].gpu),
         disk_mb=5000,

@@ -16,10 +16,10 @@ rule segmenter:
     # Before trainings, which it does not wait for: left to the end, minutes would pass with one core at work.
     priority: 1
     conda:
-        "../envs/xdiff.yaml"
+        "../envs/segment.yaml"
     threads: CFG.segment.threads
     resources:
-        mem_mb=CFG.segment.mem_mb,
+        mem_mb=per_attempt(CFG.segment.mem_mb),
         runtime=CFG.segment.runtime_min,
         gpu=CFG.segment.gpu,
         disk_mb=10000,
@@ -46,9 +46,9 @@ rule segment:
     wildcard_constraints:
         method=f"(?!{'|'.join(xcfg.BESIDE)})[^/@]+",
     conda:
-        "../envs/xdiff.yaml"
+        "../envs/segment.yaml"
     resources:
-        mem_mb=CFG.segment.mem_mb,
+        mem_mb=per_attempt(CFG.segment.mem_mb),
         runtime=CFG.segment.runtime_min,
         gpu=CFG.segment.gpu,
         disk_mb=1000,
@@ -83,9 +83,9 @@ rule tumour_panel:
     benchmark:
         "results/benchmarks/tumour_panel/all.tsv"
     conda:
-        "../envs/xdiff.yaml"
+        "../envs/segment.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=per_attempt(1000),
         runtime=10,
         disk_mb=100,
     shell:

@@ -17,7 +17,7 @@ rule train:
         "../envs/xdiff.yaml"
     threads: lambda wc: CFG.methods[wc.method].threads
     resources:
-        mem_mb=lambda wc: CFG.methods[wc.method].mem_mb,
+        mem_mb=per_attempt(lambda wc, threads: CFG.methods[wc.method].mem_mb),
         runtime=lambda wc: CFG.methods[wc.method].runtime_min,
         gpu=lambda wc: CFG.methods[wc.method].gpu,
         disk_mb=1000,

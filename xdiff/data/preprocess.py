@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -26,6 +25,7 @@ from xdiff.observation import intensity_scale
 from xdiff.plain import digest, write_json
 from xdiff.planes import AXES
 from xdiff.volumes import spacing_of
+from xdiff.whole_file import whole_file
 
 PREPROCESS_VERSION = 2
 FWHM_PER_SIGMA = 2.3548
@@ -275,6 +275,5 @@ def _sha256(*arrays: np.ndarray | None) -> str:
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    temporary = path.with_suffix(".tmp.npy")
-    np.save(temporary, array)
-    os.replace(temporary, path)
+    with whole_file(path) as temporary, temporary.open("wb") as handle:
+        np.save(handle, array)
