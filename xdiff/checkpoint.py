@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.numpy import save
 
 from xdiff import team
-from xdiff.budget import OutOfTime, time_left_s
 from xdiff.errors import InputError
+from xdiff.locks import one_at_a_time
 from xdiff.whole_file import whole_file
 
 Tensors = dict[str, np.ndarray]
@@ -86,13 +84,7 @@ def keep_once(path: Path, make: Callable[[], Tensors], together: bool = False) -
             make()
         team.wait()
         return read_weights(path)[0]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock, left_s = FileLock(path.with_name(f"{path.name}.lock")), time_left_s()
-    try:
-        held = lock.acquire(timeout=-1 if math.isinf(left_s) else left_s)
-    except Timeout as busy:
-        raise OutOfTime(f"the wait for {path.name}, which another process makes") from busy
-    with held:
+    with one_at_a_time(path):
         if team.from_first(not (path / CONFIG).exists()):
             with nullcontext() if together else team.alone():
                 write_weights(path, make(), {})

@@ -35,6 +35,7 @@ from xdiff.data.joint import JointStore, open_data
 from xdiff.data.split import Split
 from xdiff.data.store import Store
 from xdiff.errors import InputError
+from xdiff.locks import one_at_a_time
 from xdiff.plain import digest, from_dict
 
 UNFINISHED = 75  # exit status EX_TEMPFAIL of sysexits.h: the same command goes on
@@ -53,7 +54,13 @@ def load_module(entry: MethodEntry) -> ModuleType:
 
 
 def train(name: str, entry: MethodEntry, store: Store, split: Split, out: Path) -> None:
-    """Train one method on one store and write its weights folder `out`."""
+    """Train one method on one store and write its weights folder `out`. Whoever trains the same at the same time waits, and then
+    finds it done: of two in one folder of checkpoints each would remove the other's."""
+    with one_at_a_time(out) if team.is_first() else nullcontext():
+        _train(name, entry, store, split, out)
+
+
+def _train(name: str, entry: MethodEntry, store: Store, split: Split, out: Path) -> None:
     described = {
         "method": name,
         "module": entry.module,

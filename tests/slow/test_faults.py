@@ -204,7 +204,6 @@ def test_a_second_snakemake_says_that_there_is_a_first(tmp_path: Path) -> None:
     assert second.returncode != 0 and "Directory cannot be locked" in second.stdout
 
 
-@pytest.mark.xfail(reason="xdiff/train.py does not lock its checkpoints: two trainings at once do the same work", strict=True)
 def test_of_two_trainings_at_once_the_second_waits_and_does_nothing_again(tmp_path: Path, whole: Path) -> None:
     data = whole / "results/data/gaussian-field"
     entry = json.dumps({"module": "paced", "params": {"steps": 20, "pause_s": 0.2}})
