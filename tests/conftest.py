@@ -36,6 +36,7 @@ UNDER = {
     "gpu-ablation": "ablation",
     "ablation-sampler": "ablation",
     "external-48": "real-brains-48",
+    "tune-unet": "real-brains-48",
 }
 
 

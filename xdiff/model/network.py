@@ -41,7 +41,7 @@ class Network(nn.Module):
         self.factor = 2 ** (len(channels) - 1)
         self.tokens = Tokens(maps, tokens) if tokens else None
         inputs = (2 * slab + 1) * 2 * contrasts + maps + 3 + context
-        self.sections = _unet(2, inputs, contrasts, channels, TOKEN_CHANNELS if tokens else 0)
+        self.sections = unet(2, inputs, contrasts, channels, TOKEN_CHANNELS if tokens else 0)
 
     def section(self, slabs: Tensor, t: Tensor, maps: Tensor, context: Tensor | None, tokens: Tensor | None = None) -> Tensor:
         """(n, C, h, w) from slabs (n, (2 slab + 1) 2 C, h, w) of the state and its linear estimate, times t (n,), conditioning
@@ -76,7 +76,7 @@ class Trunk(nn.Module):
     def __init__(self, contrasts: int, maps: int, channels: tuple[int, ...], features: int) -> None:
         super().__init__()
         self.contrasts, self.factor = contrasts, 2 ** (len(channels) - 1)
-        self.unet = _unet(3, 2 * contrasts + maps, features + contrasts, channels)
+        self.unet = unet(3, 2 * contrasts + maps, features + contrasts, channels)
         # the sections may use the features from the start, while the estimate begins at zero
         nn.init.normal_(self.unet.out[-1].conv.weight[contrasts:], std=0.05)
 
@@ -102,7 +102,7 @@ def double(volume: Tensor, shape: torch.Size) -> Tensor:
     return large[:, :, : shape[0], : shape[1], : shape[2]]
 
 
-def _unet(
+def unet(
     dimensions: int, in_channels: int, out_channels: int, channels: tuple[int, ...], token_channels: int = 0
 ) -> DiffusionModelUNet:
     """MONAI's time-conditioned U-Net. Without attention but in the middle block (and for tokens, at the coarsest level):
