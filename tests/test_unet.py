@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from columns import axial_planes, mean_gain_db, plain_core, prepare_columns, scramble
-from conftest import Prepared, observe_test
+from conftest import PRESETS, REPOSITORY, Prepared, observe_test, overlays
 
 from baselines import unet
 from baselines.unet import EPSILON, Regression, ResidualUNet, Settings, blocks_to_channels, channels_to_blocks
 from xdiff.checkpoint import read_weights, write_weights
-from xdiff.config import MethodEntry
+from xdiff.config import MethodEntry, load_config
 from xdiff.draws import Checks, Draws, importance
 from xdiff.errors import InputError
 from xdiff.local import Core
@@ -23,6 +23,7 @@ from xdiff.loop import Trainer
 from xdiff.model.diffusion import make_condition, map_channels, mirror_maps
 from xdiff.observation import Observation, observe
 from xdiff.planes import Plane
+from xdiff.stats import base_of
 from xdiff.train import train
 
 SMALL = {"channels": [8, 16], "validate_k": [1, 3], "validate_subjects": 1}
@@ -143,6 +144,31 @@ def test_units_and_dropout_reach_the_network() -> None:
         assert torch.equal(network.eval()(maps), network(maps))
 
 
+def test_the_preset_that_tunes_it_changes_one_setting_at_a_time() -> None:
+    """Of the entry of the preset below it, so that weights are shared; and none of them asks for what there is not."""
+    preset = PRESETS / "tune-unet.yaml"
+    config, below = (load_config([REPOSITORY / "config.yaml", *one]) for one in (overlays(preset), overlays(preset)[:-1]))
+    base = config.methods["unet"]
+    assert base == below.methods["unet"]
+    tuned = {name: entry for name, entry in config.methods.items() if base_of(name) == "unet"}
+    assert set(config.run.methods) == {"gaussian", "gaussian_local", "unet", *tuned} and len(tuned) == 14
+    changed = []
+    for entry in tuned.values():
+        assert replace(entry, params=base.params) == base
+        assert Settings.of(entry.params) != Settings.of(base.params)
+        changed += [key for key in {*entry.params, *base.params} if entry.params.get(key) != base.params.get(key)]
+    assert len(changed) == 14 and set(changed) >= {
+        "base",
+        "channels",
+        "learning_rate",
+        "steps",
+        "draws",
+        "tta",
+        "loss",
+        "dropout",
+    }
+
+
 # The mirror ---------------------------------------------------------------------------------------------------------
 
 
@@ -249,7 +275,7 @@ def test_untrained_network_gains_nothing_in_its_own_checks(problem: Regression) 
         assert all(entry["psnr"] == pytest.approx(entry["gaussian"], abs=1e-3) for entry in by_k.values())
 
 
-@pytest.mark.parametrize("more", [{}, {"loss": "charbonnier", "dropout": 0.05, "tta": "mirror"}], ids=str)
+@pytest.mark.parametrize("more", [{}, {"loss": "charbonnier", "dropout": 0.05, "tta": "mirror"}], ids=["plain", "tuned"])
 def test_training_beats_the_gaussian_row_on_volumes_that_nothing_was_chosen_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict
 ) -> None:

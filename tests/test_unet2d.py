@@ -31,6 +31,12 @@ AXIAL, CORONAL, CROSSING = [Plane(2, 6), Plane(2, 13)], [Plane(1, 7)], [Plane(0,
 
 
 @pytest.fixture(scope="module")
+def cohort(heads: Prepared) -> Prepared:
+    """Two contrasts, and no size that a power of two divides but one."""
+    return heads
+
+
+@pytest.fixture(scope="module")
 def untrained(cohort: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights after no step of training."""
     out = tmp_path_factory.mktemp("untrained") / "unet2d"
@@ -233,16 +239,24 @@ def test_untrained_network_gains_nothing_in_its_own_checks(problem: Regression) 
     assert set(scores) == {"validation", "training"} and set(scores["validation"]) == {1, 3}
 
 
-@pytest.mark.parametrize("more", [{}, {"base": "none", "sections": "all"}], ids=str)
+@pytest.mark.parametrize(("steps", "more"), [(40, {}), (60, {"base": "none", "sections": "all"})], ids=["given", "from the mean"])
 def test_training_beats_the_gaussian_row_on_volumes_that_nothing_was_chosen_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, more: dict
 ) -> None:
     monkeypatch.setattr(Draws, "_planes", axial_planes)
     monkeypatch.setattr(unet2d, "fit_core", plain_core)
     columns = prepare_columns(tmp_path)
-    params = {"channels": [16, 32], "steps": 60, "learning_rate": 4e-3, "ema": 0.95, "validate_every": 30, "validate_k": [1, 3]}
+    params = {
+        "channels": [16, 32],
+        "steps": steps,
+        "learning_rate": 4e-3,
+        "ema": 0.95,
+        "validate_every": steps // 2,
+        "validate_k": [1, 3],
+    }
     params |= {"draws": {"augment": {"warp": 0.0}}, "seed": 1, **more}
     train("unet2d", MethodEntry("baselines.unet2d", params), columns.store, columns.split, tmp_path / "unet2d")
     history = [json.loads(line) for line in (tmp_path / "unet2d/history.jsonl").read_text().splitlines()]
-    assert [r["step"] for r in history] == [0, 30, 60] and history[2]["loss"] < 0.8 * history[1]["loss"]
-    assert mean_gain_db(columns, unet2d.load(tmp_path / "unet2d")) > 4
+    assert [r["step"] for r in history] == [0, steps // 2, steps] and history[2]["loss"] < 0.8 * history[1]["loss"]
+    gain = mean_gain_db(columns, unet2d.load(tmp_path / "unet2d"))
+    assert gain > (2 if more else 5)  # from the mean of the training volumes it first has 10 dB to make good
