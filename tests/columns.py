@@ -11,6 +11,7 @@ import torch
 from conftest import Prepared, prepare
 from scipy import ndimage
 
+from xdiff.checkpoint import read_weights, write_weights
 from xdiff.config import Cohort, Grid, SplitRule
 from xdiff.data.split import Split, patient_of
 from xdiff.data.store import Store
@@ -80,3 +81,14 @@ def plain_core(store: Store, split: Split, settings: CoreSettings = PLAIN, workd
         network = LocalNetwork(count, 4)
     network.unit.fill_(0.1)
     return Core(linear, network.eval())
+
+
+def scramble(weights: Path, size: float = 0.1) -> Path:
+    """The same weights with random numbers of that size added to every layer of the network, the zero head too."""
+    tensors, config = read_weights(weights)
+    rng = np.random.default_rng(0)
+    names = [name for name in tensors if name.startswith("network.")]
+    changed = {name: tensors[name] + size * rng.standard_normal(tensors[name].shape, dtype=np.float32) for name in names}
+    folder = weights.with_name("scrambled")
+    write_weights(folder, tensors | changed, config)
+    return folder

@@ -37,6 +37,8 @@ UNDER = {
     "ablation-sampler": ["ablation"],
     "external-48": ["real-brains-48"],
     "paper": ["brats", "ukb", "knee", "open-data"],
+    "tune-unet": ["real-brains-48"],
+    "baselines-48": ["real-brains-48"],
 }
 
 

@@ -76,10 +76,10 @@ def test_sections_are_drawn_where_there_is_foreground_and_two_beyond(axis: int) 
     foreground[6:12, 1:9, 15:24] = True
     draw = Draw(None, None, None, torch.from_numpy(foreground))  # type: ignore[arg-type]
     expected = [range(4, 14), range(0, 11), range(13, 24)][axis]
-    seen = [training._rows(draw, axis, 5, np.random.default_rng(seed)) for seed in range(80)]
+    seen = [training.draw_rows(draw, axis, 5, np.random.default_rng(seed)) for seed in range(80)]
     assert all(len(set(rows.tolist())) == 5 for rows in seen)
     assert set(np.concatenate(seen).tolist()) == set(expected)
-    assert len(training._rows(draw, axis, 40, np.random.default_rng(0))) == 40  # more than there are
+    assert len(training.draw_rows(draw, axis, 40, np.random.default_rng(0))) == 40  # more than there are
 
 
 def test_untrained_network_gains_nothing_in_its_own_checks(problem: Denoising) -> None:

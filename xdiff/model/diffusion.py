@@ -28,6 +28,7 @@ from xdiff.view import View
 DISTANCE_UNIT_MM = 40.0
 POSITION_UNIT_MM = 100.0
 FREQUENCIES = (1, 2, 4)
+POSITIONS = 3 * (1 + 2 * len(FREQUENCIES))  # maps of position, the last ones
 OUTLIER = 10.0  # in background a difference may be any multiple of s
 LOG_SIGMA = (-3.0, 4.5)  # of the training draws: from the finest texture to the largest modes, which stand out of strong noise
 
@@ -43,7 +44,7 @@ class Condition:
 
 def map_channels(contrasts: int) -> int:
     """Seven maps per contrast (see make_condition); distance; position."""
-    return 7 * contrasts + 1 + 3 * (1 + 2 * len(FREQUENCIES))
+    return 7 * contrasts + 1 + POSITIONS
 
 
 def make_condition(view: View, known: Estimate, dtype: torch.dtype = torch.float32) -> Condition:
@@ -84,6 +85,12 @@ def position(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]
     for feature in (lambda u: u, *waves):
         for axis, line in enumerate(middles):
             yield torch.from_numpy(along(feature(line), axis).astype(np.float32)).to(device).expand(shape)
+
+
+def mirror_maps(maps: Tensor) -> Tensor:
+    """Conditioning (B, maps, X, Y, Z) of what is given in the mirror, left and right exchanged: all of it is, but for the
+    position, which is that of the array. (The training volumes' mirror images are in the estimate, too.)"""
+    return torch.cat([maps[:, :-POSITIONS].flip(2), maps[:, -POSITIONS:]], dim=1)
 
 
 def section_maps(maps: Tensor, axis: int, rows: Tensor) -> Tensor:
@@ -138,26 +145,32 @@ def draw_times(count: int, generator: torch.Generator) -> Tensor:
     return torch.cat([torch.ones(count), sigma / (1 + sigma)])
 
 
+def noised(residual: Tensor, spectrum: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Of residuals r_0 (V, C, X, Y, Z) with spectra (V, C, BINS), each volume at t = 1 with the state zeroed and then each at a
+    random noise level: times (2 V,), what the network is shown (2 V, 2 C, X, Y, Z), and the output that is wanted of it
+    (2 V, C, X, Y, Z): what is left to the linear estimate, in units of that estimate's error."""
+    t = draw_times(len(residual), generator).to(residual.device)
+    draw = partial(torch.randn, generator=generator_on(residual.device, generator), device=residual.device)
+    noise = team.own_noise(draw, 2, *residual.shape)
+    twice, wide = torch.cat([residual] * 2), t[:, None, None, None, None]
+    state = torch.where(wide < 1, (1 - wide) * twice + wide * noise, 0.0)
+    linear, unit, shown = precondition(state, t, torch.cat([spectrum] * 2))
+    return t, shown, (twice - linear) / unit
+
+
 def loss(network: Network, batch: Batch, generator: torch.Generator) -> Tensor:
     """Weighted mean squared error of what is left to the linear estimate, in units of that estimate's error, of the sections
     and of the trunk's own estimate at half resolution.
 
     Half of the draws are at t = 1 with the state zeroed: plain L2, the estimate of the mean.
     """
-    t = draw_times(len(batch.residual), generator).to(batch.residual.device)
-    twice = (torch.cat([x] * 2) for x in (batch.residual, batch.weight, batch.spectrum, batch.maps, batch.rows))
-    residual, weight, spectrum, maps, rows = twice
-    draw = partial(torch.randn, generator=generator_on(residual.device, generator), device=residual.device)
-    noise = team.own_noise(draw, 2, *batch.residual.shape)
-    wide = t[:, None, None, None, None]
-    state = torch.where(wide < 1, (1 - wide) * residual + wide * noise, 0.0)
-    linear, unit, shown = precondition(state, t, spectrum)
-    target = (residual - linear) / unit
+    t, shown, target = noised(batch.residual, batch.spectrum, generator)
+    weight, maps, rows = (torch.cat([x] * 2) for x in (batch.weight, batch.maps, batch.rows))
     total, context = torch.zeros((), device=t.device), None
     if network.trunk is not None:
         coarse = network.trunk(shown, t, maps)
         total = total + (halve(weight) * (coarse[:, : network.contrasts] - halve(target)) ** 2).mean()
-        context = double(coarse, residual.shape[2:])
+        context = double(coarse, target.shape[2:])
     tokens = None if network.tokens is None else network.tokens(maps)
     raw = network.section(*_section_inputs(network, shown, t, maps, context, tokens, batch.axis, rows))
     wanted, heavy = (torch.cat([stack(v, batch.axis)[r] for v, r in zip(x, rows, strict=True)]) for x in (target, weight))

@@ -18,7 +18,7 @@ from xdiff.data.store import Store
 from xdiff.local import Core, log_distance
 from xdiff.model.diffusion import make_condition
 from xdiff.model.network import Network
-from xdiff.model.sampler import UNIFORM, Denoiser, Fusion, mean_residual, sample_residual
+from xdiff.model.sampler import UNIFORM, Denoiser, Fusion, mean_residual, moments, sample_residual
 from xdiff.model.spectrum import Spectra
 from xdiff.model.training import Settings, fit_network, make_problem  # noqa: F401
 from xdiff.observation import Observation
@@ -80,13 +80,10 @@ class XDiffusion:
 
     def _draws(self, denoiser: Denoiser, steps: int, count: int, generator: np.random.Generator) -> tuple[Tensor, Tensor, int]:
         """Mean and standard deviation of `count` draws of r_0, and the section evaluations of all of them."""
-        mean = squares = 0.0
         shape = denoiser.shape if self.sampler.noise == "shared" else (3, *denoiser.shape)
-        evaluations = 0
-        for number in range(1, count + 1):
+
+        def draw() -> Tensor:
             noise = torch.from_numpy(generator.standard_normal(shape, dtype=np.float32)).to(self.device)
-            draw, used = sample_residual(denoiser, noise, steps, self.sampler)
-            off = draw - mean  # Welford 1962: the difference of two sums of squares would lose small variances
-            mean = mean + off / number
-            squares, evaluations = squares + off * (draw - mean), evaluations + used
-        return mean, torch.sqrt(squares / max(count - 1, 1)), evaluations
+            return sample_residual(denoiser, noise, steps, self.sampler)[0]
+
+        return *moments(draw, count), count * steps * denoiser.evaluations

@@ -7,6 +7,7 @@ the given voxels are exactly 0, because L already has the given sections in it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -160,17 +161,36 @@ def sample_residual(
     Every step follows from the fused, projected r_0, so that the state stays one volume. A warm start takes the call that gives
     the mean as its first step.
     """
-    state, before, last_h = noise, None, 0.0
     # the call at t = 1 gives the mean, whatever the noise: what it is noised to is where the other steps begin
     grid = times(steps, WARM_SIGMA if settings.start == "warm" else SIGMA_MAX)
+    every_step = settings.projection == "every_step"
+    state = solve(lambda state, t: denoised(denoiser, state, t, every_step), noise, grid, settings.solver == "dpm")
+    drawn = state if state.ndim == 4 else state[0]  # at t = 0 the states of the axes are the same
+    return torch.where(denoiser.condition.known, 0.0, drawn), steps * denoiser.evaluations
+
+
+def solve(estimate: Callable[[Tensor, float], Tensor], noise: Tensor, grid: list[float], second_order: bool = True) -> Tensor:
+    """The state at the last of the times `grid`, from noise at the first: DPM-Solver++(2M), or DDIM where not of second order.
+    estimate(state, t): of r_0."""
+    state, before, last_h = noise, None, 0.0
     for t, following in zip(grid[:-1], grid[1:], strict=True):
-        clean = denoised(denoiser, state, t, settings.projection == "every_step")
+        clean = estimate(state, t)
         # e^-h is the ratio of the noise levels sigma / alpha: infinite before the first step, 0 after the last
         decay = following * (1 - t) / (t * (1 - following)) if t < 1 else 0.0
         h = -math.log(decay) if decay > 0 else 0.0
-        second = settings.solver == "dpm" and before is not None and h > 0
+        second = second_order and before is not None and h > 0
         ahead = clean + h / (2 * last_h) * (clean - before) if second else clean
         state = following / t * state + ((1 - following) - following * (1 - t) / t) * ahead
         before, last_h = (clean, h) if h > 0 else (None, 0.0)
-    drawn = state if state.ndim == 4 else state[0]  # at t = 0 the states of the axes are the same
-    return torch.where(denoiser.condition.known, 0.0, drawn), steps * denoiser.evaluations
+    return state
+
+
+def moments(draw: Callable[[], Tensor], count: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of `count` draws, the latter 0 of one."""
+    mean = squares = 0.0
+    for number in range(1, count + 1):
+        drawn = draw()
+        off = drawn - mean  # Welford 1962: the difference of two sums of squares would lose small variances
+        mean = mean + off / number
+        squares = squares + off * (drawn - mean)
+    return mean, torch.sqrt(squares / max(count - 1, 1))

@@ -66,7 +66,7 @@ class Denoising:
         count = HELD_OUT if validation and team.is_first() else 0
         generators = [np.random.default_rng([settings.seed, i, 2**31]) for i in range(count)]
         with team.alone():
-            self.held_out = [self._batch([others.one(rng) for _ in range(settings.volumes)], rng) for rng in generators]
+            self.held_out = [self.batch_of([others.one(rng) for _ in range(settings.volumes)], rng) for rng in generators]
             self.untrained_loss = self.held_out_loss(self.network)
 
     def _spectra(self, draws: Draws) -> Spectra:
@@ -84,9 +84,9 @@ class Denoising:
 
     def batch(self, step: int) -> diffusion.Batch:
         draws = self.draws.of_step(self.settings.seed, step, self.settings.volumes)
-        return self._batch(draws, np.random.default_rng([self.settings.seed, step, 1]))
+        return self.batch_of(draws, np.random.default_rng([self.settings.seed, step, 1]))
 
-    def _batch(self, draws: list[Draw], rng: np.random.Generator) -> diffusion.Batch:
+    def batch_of(self, draws: list[Draw], rng: np.random.Generator) -> diffusion.Batch:
         """A few volumes and, along one axis (sections of different axes differ in size), some of their sections."""
         axis = int(rng.integers(3))
         generators = team.own(rng.spawn(len(draws) * team.size()))  # each place has its own, whoever's it is
@@ -96,7 +96,7 @@ class Denoising:
             weights.append(importance(draw.known))
             spectra.append(self.spectrum(draw))
             maps.append(diffusion.make_condition(draw.view, draw.known).maps)
-            rows.append(torch.from_numpy(_rows(draw, axis, self.settings.sections, place)).to(draw.truth.device))
+            rows.append(torch.from_numpy(draw_rows(draw, axis, self.settings.sections, place)).to(draw.truth.device))
         stacked = [torch.stack(tensors) for tensors in (residuals, weights, spectra, maps)]
         return diffusion.Batch(*stacked, axis, torch.stack(rows))
 
@@ -114,14 +114,13 @@ class Denoising:
     def validate(self, network: nn.Module) -> tuple[float, Scores]:
         """Scored by the gain of `mean` over the gaussian row plus the gain of the denoising loss over the untrained network's:
         `mean` alone would keep weights of the first minutes, whose samples are noise."""
-
-        def mean(draw: Draw) -> Tensor:
-            found, _ = mean_residual(self.denoiser(network, draw))
-            return draw.known.corrected + draw.known.std * found
-
-        scores = self.checks.score(mean)
+        scores = self.checks.score(lambda draw: draw.known.corrected + draw.known.std * self.mean(network, draw))
         denoising = 10 * np.log10(self.untrained_loss / self.held_out_loss(network)) if self.held_out else 0.0
         return mean_gain(scores) + float(denoising), scores
+
+    def mean(self, network: nn.Module, draw: Draw) -> Tensor:
+        """The estimate of E[r_0 | y], (C, X, Y, Z)."""
+        return mean_residual(self.denoiser(network, draw))[0]
 
     def fit_fusion(self, network: nn.Module) -> Fusion:
         """Weights of what the network adds along the given sections' own axis and along each other axis, by least squares on the
@@ -166,7 +165,7 @@ def openness(draw: Draw) -> float:
     return log_distance(draw.view, draw.known.gaussian)
 
 
-def _rows(draw: Draw, axis: int, count: int, rng: np.random.Generator) -> np.ndarray:
+def draw_rows(draw: Draw, axis: int, count: int, rng: np.random.Generator) -> np.ndarray:
     """(count,) sections, those that hold foreground and two beyond them; again and again where there are too few."""
     inside = np.flatnonzero(per_section(draw.foreground.cpu().numpy(), axis))
     length = draw.foreground.shape[axis]
