@@ -41,8 +41,8 @@ TTA = ("none", "mirror")
 class Settings(TrainingSettings):
     """Parameters of the method entry. channels: widths of the levels, the first at half resolution; res_units: convolutions of a
     level on the way down; dropout: share of the features left out in training; loss: of the residual, squared or nearly
-    absolute (Charbonnier 1994), which a few voxels that nothing foretells weigh less in; tta: test-time averaging, `mirror` with
-    the answer to the mirror image, left and right exchanged, which takes twice the time."""
+    absolute (Charbonnier et al. 1994), which a few voxels that nothing foretells weigh less in; tta: test-time averaging,
+    `mirror` with the answer to the mirror image, left and right exchanged, which takes twice the time."""
 
     channels: tuple[int, ...] = (32, 64, 96)
     res_units: int = 2

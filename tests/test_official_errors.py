@@ -97,7 +97,7 @@ def test_rows_of_xdiff_are_of_the_axis_own_length(heads: Prepared) -> None:
     draws = Draws(heads.store, heads.split.side("train"), plain_core(heads.store, heads.split), DrawSettings())
     draw, rng = draws.one(np.random.default_rng(0)), np.random.default_rng(1)
     for axis, length in enumerate(heads.store.shape):
-        rows = training._rows(draw, axis, 500, rng)
+        rows = training.draw_rows(draw, axis, 500, rng)
         assert rows.min() >= 0 and rows.max() < length and len(set(rows.tolist())) > length / 2
 
 
