@@ -29,7 +29,7 @@ ORDER = (
         "gaussian_device",
     ),
     *("resident", "kinds", "local", "local_fit", "augment", "draws", "progress", "loop", "model"),
-    *("train", "sample", "stats", "metrics", "segment", "trust"),
+    *("train", "sample", "signed_rank", "stats", "metrics", "segment", "trust"),
     *("markup", "layout", "posterior_checks", "ablation", "anatomy", "tumours", "drawing", "panel", "captions", "step_sweep"),
     *("training_curves", "tumour_figures", "tumour_panel", "anatomy_figures"),
     *("quality_vs_seconds", "ablation_figure", "tables", "figures", "data_page", "report", "reference"),
