@@ -32,7 +32,7 @@ ORDER = (
     *("train", "sample", "signed_rank", "stats", "metrics", "segment", "trust"),
     *("markup", "layout", "posterior_checks", "ablation", "anatomy", "tumours", "drawing", "panel", "captions", "step_sweep"),
     *("training_curves", "tumour_figures", "tumour_panel", "anatomy_figures"),
-    *("quality_vs_seconds", "ablation_figure", "tables", "figures", "data_page", "report", "reference"),
+    *("quality_vs_seconds", "ablation_figure", "tables", "figures", "data_page", "report", "redraw", "reference"),
     *("clocks", "sizes", "timing", "official_networks", "official", "bench", "unit_costs", "forecast", "plan", "cli"),
 )
 SOURCES = sorted((ROOT / "xdiff").rglob("*.py"))

@@ -97,7 +97,7 @@ def psnr_vs_k(metrics: pd.DataFrame) -> str:
     below = f" The row zeros (at most {zeros.max():.1f} dB in unseen) is not drawn." if len(zeros) else ""
     return (
         "PSNR against the number K of given slices, in unseen (the headline) and unseen_masked, and the gain over the "
-        "gaussian row paired by patient (linear within 1 dB, logarithmic beyond). Bars: 95 % bootstrap interval over "
+        "gaussian row paired by patient (its axis is logarithmic beyond 1 dB where a row loses more than 2). Bars: 95 % bootstrap interval over "
         f"{span(summary['n'])} test patients.{below} Best row and best trivial row in unseen (dB). {'. '.join(parts)}."
     )
 

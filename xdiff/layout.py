@@ -18,7 +18,7 @@ from xdiff.stats import ROW, base_of, one_step_count, rows_among, without_ablati
 TRIVIAL = ["zeros", "mean_template", "nearest", "linear", "cubic", "retrieval", "gaussian"]
 METHODS = [
     *("population_mean", *TRIVIAL, "gaussian_posed", "gaussian_local", "gaussian_local_posed"),
-    *("unet", "unet2d", "mednerf", "tpdm", "score", "flow3d", "xdiff_paper", "xdiff", "mask_linear", "truth"),
+    *("unet", "unet2d", "mednerf", "coordinate_mlp", "tpdm", "score", "flow3d", "xdiff_paper", "xdiff", "mask_linear", "truth"),
 ]
 REGION_NOTES = {
     "unseen": "squared error over all non-given voxels per non-given foreground voxel (the headline)",

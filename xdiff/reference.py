@@ -6,7 +6,7 @@ Kept per subject: PSNR in `unseen_masked` of every point; more regions and metri
 thinnest), and its error against distance at K = 1 and 5 in the centred frame; there too the band variances of samples and the
 MAE of their method's mean, for the posterior checks and the figure of steps; of policy swap the PSNR in `unseen`; scores of
 masks, but volumes and distances of voxels; of the base point, anatomy of bodies; how trainings went; panels of models trained
-on the cohort itself, centred; figures as PNG, charts in 256 colours. What is left out can be made again by the command in
+on the cohort itself, centred; figures as PNG in 256 colours. What is left out can be made again by the command in
 provenance.json.
 """
 
@@ -25,17 +25,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
-from xdiff import figures, tables
 from xdiff.config import load_config, parts_of
 from xdiff.errors import InputError
 from xdiff.posterior_checks import check_rows
+from xdiff.redraw import METRICS, PANELS, TUMOURS, redraw
 from xdiff.report import read_ledger
 from xdiff.stats import LESION_METRICS, fill_contrasts_given, is_history, of_anatomy, of_masks
 
-METRICS, TUMOURS = "metrics.tsv.gz", "tumour_panel.npz"
-IMAGES = ("panel_", "tumour_")  # figures with scales of grey and colour
 PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "scikit-image", "torch", "monai", "nnunetv2", "snakemake")
 CURVE_K = ("1", "5")
 KEPT_REGIONS = ("grid", "unseen", "unseen_masked", "all")
@@ -99,28 +96,14 @@ def keep(results: Path, out: Path, command: str, configs: list[Path], note: str 
     whole = fill_contrasts_given(pd.read_csv(source, sep="\t", dtype=str, keep_default_na=False))
     table, packed = shorten(whole), {"method": "gzip", "mtime": 0}
     table.to_csv(out / METRICS, sep="\t", index=False, compression=packed)
-    _keep_panels(results / "metrics" / "panel.npz", out / "panel.npz")
+    _keep_panels(results / "metrics" / "panel.npz", out / PANELS)
     described = provenance(results, command, configs)
     described["note"] = note
     described["all_tsv_sha256"] = hashlib.sha256(source.read_bytes()).hexdigest()
     (out / "provenance.json").write_text(json.dumps(described, indent=1) + "\n")
-    more = []
     if (results / "metrics" / TUMOURS).exists():
         shutil.copy(results / "metrics" / TUMOURS, out / TUMOURS)
-        more = ["--tumours", str(out / TUMOURS)]
-    tables.main(["--metrics", str(out / METRICS), "--out", str(out / "tables")])
-    figures.main(["--metrics", str(out / METRICS), "--panel", str(out / "panel.npz"), *more, "--out", str(out / "figures")])
-    for drawing in (out / "figures").glob("*.pdf"):
-        drawing.unlink()  # `snakemake reference_figures` makes them again, bit for bit
-    for chart in (out / "figures").glob("*.png"):
-        if not chart.stem.startswith(IMAGES):
-            fewer_colours(chart)
-
-
-def fewer_colours(chart: Path) -> None:
-    """Rewrite a PNG with a palette of 256 colours: a third of the size, and of lines and letters nothing is lost."""
-    with Image.open(chart) as drawn:
-        drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(chart, optimize=True)
+    redraw(out, out, small=True)  # `snakemake reference_figures` makes the PDFs again, bit for bit
 
 
 def _keep_panels(source: Path, target: Path) -> None:
