@@ -147,7 +147,7 @@ FIGURES: dict[str, tuple[Callable, Callable]] = {
 
 # Without a date or a version, so that equal figures are equal files.
 FORMATS = {
-    "pdf": dict(metadata={"CreationDate": None, "Creator": None, "Producer": None}),
+    "pdf": dict(metadata={"CreationDate": None, "Creator": None, "Producer": None}, dpi=300),
     "png": dict(metadata={"Software": None}, dpi=150),
 }
 
@@ -155,8 +155,9 @@ FORMATS = {
 def save(fig: Figure, out: Path, name: str, formats: Sequence[str] = tuple(FORMATS)) -> None:
     """Write name.pdf and name.png, or those of them that are named; bit-identical on every run."""
     with mpl.rc_context(STYLE):
-        fig.draw_without_rendering()
-        fig.set_layout_engine("none")  # laid out once: again for each file took a third of the time
+        if fig.get_layout_engine():
+            fig.draw_without_rendering()
+            fig.set_layout_engine("none")  # laid out once: again for each file took a third of the time
         for kind in formats:
             fig.savefig(out / f"{name}.{kind}", **FORMATS[kind])
 

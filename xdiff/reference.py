@@ -3,11 +3,11 @@
     python -m xdiff.reference --results results --name real-brains-2mm --command "snakemake --cores 2 ..." --config P [P ...]
 
 Kept per subject: PSNR in `unseen_masked` of every point; more regions and metrics of the base point (axial, uniform,
-thinnest), and its error against distance at K = 1 and 5 in the centred frame; there too the band variances of samples and the
-MAE of their method's mean, for the posterior checks and the figure of steps; of policy swap the PSNR in `unseen`; scores of
-masks, but volumes and distances of voxels; of the base point, anatomy of bodies; how trainings went; panels of models trained
-on the cohort itself, centred; figures as PNG in 256 colours. What is left out can be made again by the command in
-provenance.json.
+thinnest), and its error against distance and depth and its rank histograms at K = 1 and 5 in the centred frame; there too the
+band variances of samples and the MAE of their method's mean, for the posterior checks and the figure of steps; of policy swap the PSNR in
+`unseen`; scores of masks, but volumes and distances of voxels; of the base point, anatomy of bodies; how trainings went; panels
+of models trained on the cohort itself, centred; figures as PNG in 256 colours. What is left out can be made again by the command
+in provenance.json.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import pandas as pd
 
 from xdiff.config import load_config, parts_of
 from xdiff.errors import InputError
+from xdiff.panel import PARTS
 from xdiff.posterior_checks import check_rows
 from xdiff.redraw import METRICS, PANELS, TUMOURS, redraw
 from xdiff.report import read_ledger
@@ -35,9 +36,11 @@ from xdiff.stats import LESION_METRICS, fill_contrasts_given, is_history, of_ana
 
 PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "scikit-image", "torch", "monai", "nnunetv2", "snakemake")
 CURVE_K = ("1", "5")
+CURVES = ("distance_mm", "depth_mm", "rank")
 KEPT_REGIONS = ("grid", "unseen", "unseen_masked", "all")
 KEPT_MASKS = ("dice", "lesion_hd95", "recall", "false_lesions", *LESION_METRICS)
-KEPT_METRICS = ("psnr", "ssim", "crps", "coverage_90", "sharpness", "spectral_correlation", "seconds", "evaluations")
+KEPT_METRICS = ("psnr", "ssim", "crps", "coverage_50", "coverage_90", "coverage_95", "sharpness", "spectral_correlation")
+KEPT_METRICS += ("seconds", "evaluations", "peak_mib")
 
 
 def shorten(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -50,7 +53,7 @@ def shorten(metrics: pd.DataFrame) -> pd.DataFrame:
     curve = metrics["x_name"] != ""
     everywhere = (metrics["metric"] == "psnr") & (metrics["region"] == "unseen_masked") & ~curve
     scalars = base & ~curve & metrics["metric"].isin(KEPT_METRICS) & metrics["region"].isin(KEPT_REGIONS)
-    curves = base & (metrics["x_name"] == "distance_mm") & metrics["K"].isin(CURVE_K)
+    curves = base & metrics["x_name"].isin(CURVES) & metrics["K"].isin(CURVE_K)
     coarse_ssim = (metrics["metric"] == "ssim") & (metrics["region"] == "grid")
     swapped = (metrics["policy"] == "swap") & (metrics["metric"] == "psnr") & (metrics["region"] == "unseen") & ~curve
     masks = of_masks(metrics) & metrics["metric"].isin(KEPT_MASKS)
@@ -58,9 +61,9 @@ def shorten(metrics: pd.DataFrame) -> pd.DataFrame:
     checked = base & (metrics["region"] == "unseen_masked") & check_rows(metrics)
     curves &= metrics["frame"] == "centred"
     kept = metrics[told | everywhere | (scalars & ~coarse_ssim) | curves | checked | swapped | masks | bodies].copy()
-    kept["indices"] = ""
+    kept.loc[~(everywhere[kept.index] & (kept["K"] == "1")), "indices"] = ""  # where one section was given: its position
     # a time needs its device and a cost its weights; on the other rows they would be a third of the file
-    kept.loc[~kept["metric"].isin(["seconds", "evaluations"]), ["device", "weights"]] = ""
+    kept.loc[~kept["metric"].isin(["seconds", "evaluations", "peak_mib"]), ["device", "weights"]] = ""
     kept["value"] = [f"{float(value):.5g}" if value else "" for value in kept["value"]]  # empty: could not be measured
     return kept
 
@@ -109,9 +112,11 @@ def keep(results: Path, out: Path, command: str, configs: list[Path], note: str 
 def _keep_panels(source: Path, target: Path) -> None:
     """The panels of models trained on the cohort itself, on grids that are not in the scanner frame."""
     with np.load(source) as panels:
-        metas = [json.loads(str(panels[f"p{i}_meta"])) for i in range(len(panels.files) // 2)]
+        metas = [json.loads(str(panels[f"p{i}_meta"])) for i in range(sum(name.endswith("_meta") for name in panels.files))]
         chosen = [i for i, m in enumerate(metas) if m["trained_on"] == m["cohort"] and "scanner" not in str(m["grid"])]
-        arrays = {f"p{n}_{kind}": panels[f"p{i}_{kind}"] for n, i in enumerate(chosen) for kind in ("images", "meta")}
+        arrays = {
+            f"p{n}_{kind}": panels[f"p{i}_{kind}"] for n, i in enumerate(chosen) for kind in PARTS if f"p{i}_{kind}" in panels
+        }
     np.savez_compressed(target, **arrays)
 
 

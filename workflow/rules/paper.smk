@@ -8,6 +8,7 @@ TABLE_MODULES = (
     "tumours",
     "segment/regions",
     "stats",
+    "signed_rank",
     "layout",
     "markup",
 )
@@ -15,6 +16,7 @@ TABLE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in TABLE_MODULES
 FIGURE_MODULES = ("figures", "drawing", "panel", "captions", "step_sweep", "training_curves", "stats", "layout")
 FIGURE_MODULES += ("ablation_figure", "ablation", "posterior_checks", "quality_vs_seconds")
 FIGURE_MODULES += ("tumour_figures", "tumour_panel", "tumours", "anatomy_figures", "anatomy")
+FIGURE_MODULES += ("redraw",)
 FIGURE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in FIGURE_MODULES]
 
 
@@ -144,12 +146,8 @@ rule reference_figure:
         mem_mb=2000,
         runtime=10,
         disk_mb=100,
-    params:
-        tumours=lambda wc, input: f"--tumours {input.tumours!r}" if input.tumours else "",
     shell:
-        "(python -m xdiff.tables --metrics {input.metrics:q} --out {output.tables:q} &&"
-        " python -m xdiff.figures --metrics {input.metrics:q} --panel {input.panel:q} {params.tumours}"
-        " --out {output.figures:q}) > {log:q} 2>&1"
+        "python -m xdiff.redraw --reference $(dirname {input.metrics:q}) --out $(dirname {output.tables:q}) > {log:q} 2>&1"
 
 
 rule reference_figures:
