@@ -13,14 +13,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from xdiff import figures, tables
+from xdiff import document, figures, tables
 from xdiff.errors import InputError
 
 METRICS, PANELS, TUMOURS = "metrics.tsv.gz", "panel.npz", "tumour_panel.npz"
 
 
 def redraw(reference: Path, out: Path, small: bool = False) -> None:
-    """Write `out`/tables and `out`/figures of the run kept in the folder `reference`. Raises InputError where it has no table."""
+    """Write `out`/tables, `out`/figures and, unless small, `out`/main.tex, a document of both, of the run kept in the folder
+    `reference`. Raises InputError where it has no table."""
     metrics = reference / METRICS
     if not metrics.exists():
         raise InputError(metrics, "no such file", "the long table of a kept run")
@@ -29,6 +30,8 @@ def redraw(reference: Path, out: Path, small: bool = False) -> None:
     shown = [text for option, name in images if (reference / name).exists() for text in (option, str(reference / name))]
     kinds = ["--formats", "png"] if small else []
     figures.main(["--metrics", str(metrics), *shown, *kinds, "--out", str(out / "figures")])
+    if not small:
+        document.main(["--tables", str(out / "tables"), "--figures", str(out / "figures"), "--out", str(out / "main.tex")])
     for chart in (out / "figures").glob("*.png") if small else ():
         fewer_colours(chart)
 

@@ -2,12 +2,12 @@
 
     python -m xdiff.reference --results results --name real-brains-2mm --command "snakemake --cores 2 ..." --config P [P ...]
 
-Kept per subject: PSNR in `unseen_masked` of every point; more regions and metrics of the base point (axial, uniform,
-thinnest), and its error against distance and depth and its rank histograms at K = 1 and 5 in the centred frame; there too the
-band variances of samples and the MAE of their method's mean, for the posterior checks and the figure of steps; of policy swap the PSNR in
-`unseen`; scores of masks, but volumes and distances of voxels; of the base point, anatomy of bodies; how trainings went; panels
-of models trained on the cohort itself, centred; figures as PNG in 256 colours. What is left out can be made again by the command
-in provenance.json.
+Kept per subject: PSNR in `unseen_masked` of every point; more regions and metrics of the base point (axial, uniform, thinnest),
+and its error against distance and depth and its rank histograms at K = 1 and 5 in the centred frame; there too the band
+variances of samples and the MAE of their method's mean, for the posterior checks and the figure of steps; of policy swap the
+PSNR in `unseen`; scores of masks, but volumes and distances of voxels; of the base point, anatomy of bodies; how trainings
+went; panels of models trained on the cohort itself, centred; figures as PNG in 256 colours. What is left out can be made again
+by the command in provenance.json.
 """
 
 from __future__ import annotations
@@ -60,8 +60,10 @@ def shorten(metrics: pd.DataFrame) -> pd.DataFrame:
     bodies = base & of_anatomy(metrics)
     checked = base & (metrics["region"] == "unseen_masked") & check_rows(metrics)
     curves &= metrics["frame"] == "centred"
-    kept = metrics[told | everywhere | (scalars & ~coarse_ssim) | curves | checked | swapped | masks | bodies].copy()
-    kept.loc[~(everywhere[kept.index] & (kept["K"] == "1")), "indices"] = ""  # where one section was given: its position
+    stays = told | everywhere | (scalars & ~coarse_ssim) | curves | checked | swapped | masks | bodies
+    kept = metrics[stays].copy()
+    positioned = (everywhere & (metrics["K"] == "1"))[stays]  # of one given section the position is told
+    kept.loc[~positioned, "indices"] = ""
     # a time needs its device and a cost its weights; on the other rows they would be a third of the file
     kept.loc[~kept["metric"].isin(["seconds", "evaluations", "peak_mib"]), ["device", "weights"]] = ""
     kept["value"] = [f"{float(value):.5g}" if value else "" for value in kept["value"]]  # empty: could not be measured

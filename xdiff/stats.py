@@ -23,6 +23,7 @@ from xdiff.signed_rank import signed_rank_p
 POINT = ["trained_on", "cohort", "grid", "frame", "axis", "policy", "contrasts_given", "thickness_mm", "K"]
 ROW = ["method", "estimate", "steps"]
 MEASURE = ["region", "metric"]
+COSTS = ["seconds", "evaluations", "peak_mib"]  # of a volume; evaluations: sections through a network
 LESION_METRICS = ["lesion_dice", "found", "distance_mm", "size_ml"]  # with x_name `lesion`: of one lesion each
 MASK_METRICS = ["dice", "hd95", "lesion_hd95", "recall", "false_lesions", "volume_ml", *LESION_METRICS]
 # of a body, in region `body`, contrast `all`: BODY_MEASURES and what is measured of the spine's centre-line (metrics/anatomy.py)
@@ -149,13 +150,13 @@ def without_ablations(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def costs(metrics: pd.DataFrame) -> pd.DataFrame:
-    """What every row cost, indexed by POINT and ROW: seconds, evaluations (medians over volumes) and device.
+    """What every row cost, indexed by POINT and ROW: seconds, evaluations, peak_mib (medians over volumes) and device.
 
     `seconds` is empty where the volumes of a row were made on several devices, since times are never compared across devices.
     """
-    timed = metrics[metrics["metric"].isin(["seconds", "evaluations"]) & ~is_curve(metrics)]
+    timed = metrics[metrics["metric"].isin(COSTS) & ~is_curve(metrics)]
     cost = timed.groupby([*POINT, *ROW, "metric"])["value"].median().unstack("metric")
-    cost = cost.reindex(columns=["seconds", "evaluations"])
+    cost = cost.reindex(columns=COSTS)
     devices = timed.groupby([*POINT, *ROW])["device"]
     cost["device"] = devices.agg(lambda d: " + ".join(sorted(set(d))))
     cost.loc[devices.nunique().reindex(cost.index) > 1, "seconds"] = np.nan

@@ -11,12 +11,14 @@ TABLE_MODULES = (
     "signed_rank",
     "layout",
     "markup",
+    "printed_table",
 )
 TABLE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in TABLE_MODULES]
 FIGURE_MODULES = ("figures", "drawing", "panel", "captions", "step_sweep", "training_curves", "stats", "layout")
 FIGURE_MODULES += ("ablation_figure", "ablation", "posterior_checks", "quality_vs_seconds")
 FIGURE_MODULES += ("tumour_figures", "tumour_panel", "tumours", "anatomy_figures", "anatomy")
-FIGURE_MODULES += ("redraw",)
+FIGURE_MODULES += ("position_figures", "printed", "printed_table", "calibration", "generalisation", "timing_figure")
+FIGURE_MODULES += ("redraw", "document")
 FIGURE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in FIGURE_MODULES]
 
 
@@ -29,6 +31,8 @@ rule tables:
         markdown="results/tables/main.md",
         latex="results/tables/main.tex",
         numbers=report("results/tables/main.tsv", caption="../report/main_table.rst", category="Tables"),
+        printed="results/tables/paper.md",
+        printed_latex="results/tables/paper.tex",
         paired="results/tables/paired.tsv",
         posterior="results/tables/posterior.tsv",
         ablation="results/tables/ablation.tsv",
@@ -104,6 +108,28 @@ rule figures:
         "python -m xdiff.figures --metrics {input.metrics:q} --panel {input.panel:q} {params.tumours} --out {output:q} > {log:q} 2>&1"
 
 
+rule paper:
+    # A LaTeX document of all tables and figures, to be compiled where there is a LaTeX.
+    input:
+        tables=rules.tables.output,
+        figures=rules.figures.output,
+        code=FIGURE_CODE,
+    output:
+        "results/paper/main.tex",
+    log:
+        "results/logs/paper.log",
+    benchmark:
+        "results/benchmarks/paper/all.tsv"
+    conda:
+        "../envs/xdiff.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        disk_mb=10,
+    shell:
+        "python -m xdiff.document --tables $(dirname {input.tables[0]:q}) --figures {input.figures:q} --out {output:q} > {log:q} 2>&1"
+
+
 rule report:
     input:
         tables=rules.tables.output,
@@ -136,6 +162,7 @@ rule reference_figure:
     output:
         tables=directory("results/reference_figures/{name}/tables"),
         figures=directory("results/reference_figures/{name}/figures"),
+        document="results/reference_figures/{name}/main.tex",
     log:
         "results/logs/reference_figure/{name}.log",
     benchmark:
