@@ -49,7 +49,7 @@ def figure(metrics: pd.DataFrame) -> Figure:
     """Per family and K: what intervals of 50, 90 and 95 % cover, and below, where there are any, rank histograms."""
     parts = _blocks(metrics)
     look = looks(pd.concat([own[ROW] for _, *both in parts for own in both if len(own)]))
-    heights = [0.75 + 0.17 * len(own[ROW].drop_duplicates()) + 1.6 * bool(len(drawn)) for _, own, drawn in parts]
+    heights = [0.85 + 0.2 * len(own[ROW].drop_duplicates()) + 1.6 * bool(len(drawn)) for _, own, drawn in parts]
     fig, places = page([title for title, *_ in parts], heights, look)
     for place, (_, own, drawn), height in zip(places, parts, heights, strict=True):
         ks, histograms = sorted(own["K"].unique()), bool(len(drawn))

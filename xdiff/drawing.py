@@ -85,7 +85,7 @@ def looks(metrics: pd.DataFrame) -> Look:
         if key[0] in TRIVIAL and key[0] != "gaussian":
             out[key] |= dict(linewidth=0.8, markersize=3, linestyle="-")
         elif key[0] == OURS:
-            out[key] |= dict(linewidth=1.9, markersize=4.5)
+            out[key] |= dict(linewidth=2.2, markersize=5.5)
         elif key[0].endswith(POSED):
             out[key] |= _POSED_LOOK
     return out
@@ -117,13 +117,13 @@ def rows_of(data: pd.DataFrame, key: tuple) -> pd.DataFrame:
 
 
 def lines(ax: Axes, data: pd.DataFrame, x: str, look: Look) -> None:
-    """A line with bars for every row of the tables, `mean` against the column `x`."""
+    """A line with bars for every row of the tables, `mean` against the column `x`; ours, which is bold, under what equals it."""
     present = [key for key in look if len(rows_of(data, key))]
     for i, key in enumerate(present):
         own, style = rows_of(data, key).sort_values(x), look[key]
         if data[x].nunique() == 1:  # points without a line hide each other: side by side
             own, style = own.assign(**{x: own[x] * SPREAD ** (i - (len(present) - 1) / 2)}), style | dict(linestyle="none")
-        ax.errorbar(own[x], own["mean"], yerr=bars(own), elinewidth=0.7, zorder=3 if key[0] == OURS else 2, **style)
+        ax.errorbar(own[x], own["mean"], yerr=bars(own), elinewidth=0.7, zorder=1.9 if key[0] == OURS else 2, **style)
 
 
 def k_axis(ax: Axes, ks: Sequence[int]) -> None:

@@ -90,9 +90,9 @@ def caption(metrics: pd.DataFrame) -> str:
     return (
         "Generalisation: means of models trained on another cohort (dashed, open) beside those of models trained on this one "
         "(solid) and interpolation (grey), which learns nothing. A foreign model that does not beat interpolation has brought "
-        "nothing; one that does not beat the cohort's own mean template knows less than the average of this anatomy. Bars: 95 % bootstrap "
-        f"interval over {span(rows['n'])} test patients. Best foreign model, best interpolation, own mean (dB in unseen). "
-        f"{'; '.join(told)}."
+        "nothing; one that does not beat the cohort's own mean template knows less than the average of this anatomy. Bars: 95 % "
+        f"bootstrap interval over {span(rows['n'])} test patients. Best foreign model, best interpolation, own mean (dB in "
+        f"unseen). {'; '.join(told)}."
     )
 
 

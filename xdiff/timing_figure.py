@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
@@ -40,32 +42,43 @@ def _blocks(metrics: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 @mpl.rc_context(STYLE)
 def figure(metrics: pd.DataFrame) -> Figure:
-    """Per family one panel per device: every row a line, K = 1 open and K = 5 full."""
+    """Per family one panel per device: every row a line, the smaller K open, the larger full."""
     parts = _blocks(metrics)
     look = looks(pd.concat([own for _, own in parts]))
+    ks = sorted({int(k) for _, own in parts for k in own["K"]})
     heights = [0.8 + 0.2 * len(own[ROW].drop_duplicates()) for _, own in parts]
-    fig, places = page([title for title, _ in parts], heights, look)
+    fig, places = page([title for title, _ in parts], heights, _legend(ks))
     for place, (_, own) in zip(places, parts, strict=True):
         devices = sorted(own["device"].unique())
         names = [key for key in look if len(rows_of(own, key))]
         axes = place.subplots(1, len(devices), sharey=True, squeeze=False)[0]
         for ax, device in zip(axes, devices, strict=True):
-            _dots(ax, own[own["device"] == device], names, look)
+            _dots(ax, own[own["device"] == device], names, look, ks)
             ax.set_title(device or "an unnamed device")
         axes[0].set_yticks(range(len(names)), [look[key]["label"] for key in names])
         axes[0].set_ylim(len(names) - 0.4, -0.6)
     return fig
 
 
-def _dots(ax: Axes, own: pd.DataFrame, names: list[tuple], look: Look) -> None:
-    ks = sorted(own["K"].unique())
+def _legend(ks: Sequence[int]) -> Look:
+    """The rows are named beside their lines: only the K are left to tell."""
+    marker = dict(color="#444444", marker="o", linestyle="none")
+    return {(k,): marker | dict(label=f"K = {k}", markerfacecolor=_fill(i, ks) or "#444444") for i, k in enumerate(ks)}
+
+
+def _fill(i: int, ks: Sequence[int]) -> str | None:
+    return _FILLS[-1] if len(ks) == 1 else _FILLS[min(i, 1)]
+
+
+def _dots(ax: Axes, own: pd.DataFrame, names: list[tuple], look: Look, ks: Sequence[int]) -> None:
     for y, key in enumerate(names):
         for i, k in enumerate(ks):
             row = rows_of(own[own["K"] == k], key)
+            if row.empty:
+                continue
             at = row[list(_QUANTILES)].clip(lower=SHORTEST_S)
             ends = [at["mean"] - at["q25"], at["q75"] - at["mean"]]
-            style = look[key] | dict(linestyle="none", markersize=4, markerfacecolor=_FILLS[-1 if len(ks) == 1 else i])
-            style["markerfacecolor"] = style["markerfacecolor"] or style["color"]
+            style = look[key] | dict(linestyle="none", markersize=4, markerfacecolor=_fill(i, ks) or look[key]["color"])
             ax.errorbar(at["mean"], [y + 0.3 * (i - (len(ks) - 1) / 2)] * len(at), xerr=ends, elinewidth=0.9, **style)
     seconds_axis(ax, "")
 
