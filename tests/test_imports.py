@@ -38,6 +38,7 @@ ORDER = (
         "ablation",
         "anatomy",
         "tumours",
+        "fonts",
         "drawing",
         "panel",
         "captions",

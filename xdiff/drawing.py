@@ -11,12 +11,14 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
+from xdiff.fonts import FAMILY
 from xdiff.layout import TRIVIAL, row_labels
 
 MM_PER_IN = 25.4
 PAGE_IN = 175 / MM_PER_IN  # two columns of a printed page; letters are 6.5 to 8.5 pt at that width
 COLUMN_IN = 85 / MM_PER_IN  # one column
 STYLE = {
+    "font.family": [FAMILY, "DejaVu Sans"],
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,

@@ -22,6 +22,7 @@ from xdiff import (
     anatomy_figures,
     calibration,
     captions,
+    fonts,
     generalisation,
     position_figures,
     printed,
@@ -213,6 +214,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", choices=[*FIGURES], default="", help="draw this figure alone, and no panel without --panel")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="kinds of files, both unless named")
     args = parser.parse_args(argv)
+    fonts.register()
     args.out.mkdir(parents=True, exist_ok=True)
     written = {}
     for name, fig, caption in all_figures(read_metrics(args.metrics), args.panel, args.only, args.tumours):

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xdiff.captions import NothingToShow, drawable, psnr
+from xdiff.config import parts_of
 from xdiff.drawing import STYLE, Look, bars, k_axis, looks, page
 from xdiff.layout import base_grid, base_setting, in_setting, is_reference, row_labels, span
 from xdiff.stats import ROW
@@ -27,6 +28,7 @@ def blocks(metrics: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     rows = rows[rows["estimate"] == "mean"]
     found = False
     for (cohort, grid), own in rows.assign(base=rows["grid"].map(base_grid)).groupby(["cohort", "base"]):
+        own = own[[cohort not in parts_of(name)[1:] for name in own["trained_on"]]]  # trained on both is an ablation
         learned = own[~own["method"].isin(UNTRAINED)]
         if learned["trained_on"].nunique() < 2 or cohort not in set(learned["trained_on"]):
             continue

@@ -18,7 +18,7 @@ FIGURE_MODULES = ("figures", "drawing", "panel", "captions", "step_sweep", "trai
 FIGURE_MODULES += ("ablation_figure", "ablation", "posterior_checks", "quality_vs_seconds")
 FIGURE_MODULES += ("tumour_figures", "tumour_panel", "tumours", "anatomy_figures", "anatomy")
 FIGURE_MODULES += ("position_figures", "printed", "printed_table", "calibration", "generalisation", "timing_figure")
-FIGURE_MODULES += ("redraw", "document")
+FIGURE_MODULES += ("redraw", "document", "fonts")
 FIGURE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in FIGURE_MODULES]
 
 
