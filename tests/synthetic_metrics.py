@@ -117,7 +117,7 @@ def synthetic_metrics(
                 for subject, shift_db in effect.items():
                     seconds = SECONDS.get(method, 0.002) * (1 if estimate != "mean_of_16" else 16)
                     timing = [("grid", "seconds", "", np.nan, seconds * rng.uniform(0.9, 1.2))]
-                    timing += [("grid", "evaluations", "", np.nan, float(3 * steps))]
+                    timing += [("grid", "evaluations", "", np.nan, float(3 * steps)), ("grid", "peak_mib", "", np.nan, 1500.0)]
                     for contrast in (*contrasts, "all"):
                         numbers = timing if contrast == "all" else _numbers(level + shift_db, K, contrast, cohort, rng)
                         rows += [

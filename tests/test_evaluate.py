@@ -11,8 +11,9 @@ from conftest import Prepared
 
 from xdiff.config import MethodEntry, Sweep
 from xdiff.errors import InputError
-from xdiff.metrics.evaluate import COLUMNS, KEY, evaluate, load_prediction
+from xdiff.metrics.evaluate import COLUMNS, DEPTH_K, KEY, depth_mm, evaluate, load_prediction
 from xdiff.metrics.samples import crps_ensemble
+from xdiff.planes import Plane
 from xdiff.sample import sample
 from xdiff.train import train
 
@@ -96,7 +97,7 @@ def test_a_draw_has_a_standard_deviation_beside_it_which_is_not_scored_as_its_er
     records = [r for r in records_of(manifest) if r["estimate"] == "sample"]
     assert records and all(load_prediction(r, "std").max() > 0 for r in records)
     drawn = scores[(scores["estimate"] == "sample") & (scores["seed"] >= 0)]
-    assert len(drawn) and not set(drawn["metric"]) & {"crps", "coverage_90"}
+    assert len(drawn) and not set(drawn["metric"]) & {"crps", "coverage_90", "rank_density"}
 
 
 def test_ensembles_are_of_one_choice_of_contrasts(manifest: Path, scores: pd.DataFrame, heads: Prepared) -> None:
@@ -125,3 +126,19 @@ def test_a_manifest_that_names_another_contrast_is_refused(manifest: Path, tmp_p
     table.to_csv(tmp_path / "manifest.tsv", sep="\t", index=False)
     with pytest.raises(InputError, match=r"column `contrasts_given`: found 't2f', expected all, or some of \['T1w', 'T2w'\]"):
         evaluate(tmp_path / "manifest.tsv")
+
+
+def test_means_and_ensembles_have_a_rank_histogram(scores: pd.DataFrame) -> None:
+    ranks = scores[scores["x_name"] == "rank"]
+    assert set(ranks["estimate"]) == {"mean", "sample"} and set(ranks.loc[ranks["estimate"] == "sample", "seed"]) == {-2}
+    for (*_, estimate), own in ranks.groupby(["subject", "contrast", "contrasts_given", "seed", "estimate"]):
+        assert own["value"].mean() == pytest.approx(1, abs=1e-5) and len(own) == {"mean": 10, "sample": 3}[estimate]
+
+
+def test_the_error_by_depth_is_there_where_sections_of_one_axis_are_given(scores: pd.DataFrame) -> None:
+    depths = scores[scores["x_name"] == "depth_mm"]
+    assert len(depths) and depths["x"].min() < 0 < depths["x"].max()
+    middle = depth_mm([Plane(2, 3), Plane(2, 9)], (4, 4, 12), (1.0, 1.0, 2.0))
+    assert middle.shape == (1, 1, 12) and middle[0, 0, [3, 6, 9]].tolist() == [-6, 0, 6]
+    assert depth_mm([Plane(2, 3), Plane(1, 9)], (4, 4, 12), (1.0, 1.0, 2.0)) is None
+    assert depth_mm([Plane(2, i) for i in range(DEPTH_K + 1)], (4, 4, 12), (1.0, 1.0, 2.0)) is None

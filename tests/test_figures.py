@@ -187,28 +187,47 @@ def test_trainings_and_step_sweeps_add_their_figures_and_change_no_other(folder,
 # --- panels
 
 
+def shown(ax, panel, column: int, view: int) -> np.ndarray:
+    """What a block shows in one cell."""
+    whole, size = ax.images[0].get_array(), panel.images.shape[-1]
+    pitch = whole.shape[0] // 3
+    return np.ma.filled(whole[view * pitch :, column * pitch :][:size, :size], np.nan)
+
+
 def test_panel_has_one_error_scale_and_marks_the_given_slices(folder):
     panel = read_panels(folder / "panel.npz")[1]
-    fig = panel_figure(panel, 7.1)
-    images = [ax.images[0] for ax in fig.axes if ax.images]
-    errors = [im for im in images if im.get_cmap().name == "inferno"]
-    assert len(images) == 3 * 6 + 3 * 5 and len(errors) == 3 * 5
-    assert {im.get_clim() for im in errors} == {(0, panel.error_limit())}
-    assert np.allclose(errors[0].get_array(), np.abs(panel.images[1, 0] - panel.images[0, 0]))
-    rows = sorted(line.get_ydata()[0] for line in fig.axes[_axes_of(fig, "coronal")].lines)
-    assert rows == [33, 48]
-    framed = [ax for ax in fig.axes if ax.spines["left"].get_visible() and to_hex(ax.spines["left"].get_edgecolor()) == GIVEN]
-    assert len(framed) == 6 and fig.axes[0] in framed  # the axial view, in every column
-
-
-def _axes_of(fig, ylabel: str) -> int:
-    return next(i for i, ax in enumerate(fig.axes) if ax.get_ylabel() == ylabel)
+    images, errors = panel_figure(panel, 7.1).axes[:2]
+    assert errors.images[0].get_clim() == (0, panel.error_limit())
+    for column in range(len(panel.names)):
+        for view in range(3):
+            assert np.allclose(shown(images, panel, column, view), panel.images[column, view])
+            expected = panel.errors()[column - 1, view] if column else np.full(panel.images.shape[2:], np.nan)
+            assert np.allclose(shown(errors, panel, column, view), expected, equal_nan=True)
+    size = panel.images.shape[-1]
+    rows = {round(line.get_ydata()[0] % (1 + 3 / size) * size - 0.5, 6) for line in images.lines}
+    assert rows == {33, 48} and len(images.lines) == 6 * 4
+    assert [to_hex(frame.get_edgecolor()) for frame in images.patches] == [GIVEN] * 6  # the axial view, in every column
+    assert {frame.get_y() for frame in images.patches} == {0}
 
 
 def test_vertical_lines_stand_at_their_column(folder):
     panel = dataclasses.replace(read_panels(folder / "panel.npz")[0], lines=[(0, 1, 17)], given_view=None)
     line = panel_figure(panel, 7.1).axes[0].lines[0]
-    assert list(line.get_xdata()) == [17, 17]
+    assert list(line.get_xdata()) == [17.5 / panel.images.shape[-1]] * 2 and list(line.get_ydata()) == [0, 1]
+
+
+def test_standard_deviations_stand_under_their_methods_on_the_scale_of_errors(folder):
+    panel = read_panels(folder / "panel.npz")[0]
+    assert "standard deviation" not in captions.panel(panel)
+    names = ["xdiff (mean)", "gaussian"]
+    known = dataclasses.replace(panel, std=0.1 + 0 * panel.images[:2], std_names=names)
+    known.std[1] = 0.2
+    spread = panel_figure(known, 7.1).axes[2]
+    assert spread.images[0].get_clim() == (0, panel.error_limit())
+    levels = {name: shown(spread, known, i, 1).mean() for i, name in enumerate(known.names)}
+    assert levels["xdiff (mean)"] == pytest.approx(0.1) and levels["gaussian"] == pytest.approx(0.2)
+    assert np.isnan(levels["truth"]) and np.isnan(levels["linear"])
+    assert "standard deviation that methods give" in captions.panel(known)
 
 
 def test_a_black_volume_does_not_stretch_the_error_scale(folder):
@@ -229,6 +248,7 @@ def test_errors_of_a_perfect_reconstruction_have_a_scale(folder):
         (lambda a: a.pop("p0_meta"), "p0_images and p0_meta"),
         (lambda a: a.update(p0_images=a["p0_images"][:, :2]), "found p0_images of shape"),
         (lambda a: a.update(p0_meta=np.asarray("{}")), "found no names, subject"),
+        (lambda a: a.update(p0_std=a["p0_images"][:2]), r"found p0_std of shape \(2, 3, 96, 96\), of \[\]"),
     ],
 )
 def test_a_broken_panel_file_is_an_error(tmp_path, change, message):

@@ -269,3 +269,54 @@ def test_far_region_is_eroded_and_two_sections_from_a_given_one() -> None:
     found = spectrum.far_region(foreground, distance, 3.0)
     assert np.flatnonzero(found.any(axis=(0, 1))).tolist() == [6, 7, 8]
     assert np.flatnonzero(found.any(axis=(1, 2)))[0] == 3
+
+
+# Calibration and depth --------------------------------------------------------------------------------------------------
+
+
+def test_ranks_of_a_truth_from_the_same_distribution_are_flat() -> None:
+    truth, *draws = np.random.default_rng(1).standard_normal((5, 100_000))
+    found = samples.rank_density_ensemble(truth, draws)
+    assert [x for x, _ in found] == [0.1, 0.3, 0.5, 0.7, 0.9]
+    assert [density for _, density in found] == pytest.approx([1] * 5, abs=0.02)
+
+
+def test_too_narrow_draws_have_high_ends_and_too_wide_ones_a_high_middle() -> None:
+    truth, *draws = np.random.default_rng(2).standard_normal((4, 50_000))
+    narrow, wide = ([d for _, d in samples.rank_density_ensemble(truth, [s * draw for draw in draws])] for s in (0.5, 2.0))
+    assert narrow[0] > 1.2 > 0.8 > narrow[1] and wide[0] < 0.9 < 1.1 < wide[1]
+
+
+def test_a_truth_equal_to_draws_counts_at_all_ranks_it_could_have() -> None:
+    found = samples.rank_density_ensemble(np.array([0.0, 1.0]), [np.array([0.0, 0.0]), np.array([0.0, 2.0])])
+    assert [density for _, density in found] == pytest.approx([0.5, 2.0, 0.5])  # 1/3, 1/3 + 1, 1/3 of two voxels
+
+
+@pytest.mark.parametrize(("scale", "shape"), [(1.0, "flat"), (0.5, "high ends"), (2.0, "high middle")])
+def test_the_transform_of_a_gaussian_is_flat_only_for_the_right_width(scale: float, shape: str) -> None:
+    truth = np.random.default_rng(3).standard_normal(100_000)
+    density = [d for _, d in samples.rank_density_gaussian(truth, np.zeros_like(truth), np.full_like(truth, scale))]
+    assert len(density) == samples.PIT_BINS and np.mean(density) == pytest.approx(1)
+    told = "flat" if max(np.abs(np.subtract(density, 1))) < 0.05 else "high ends" if density[0] > density[5] else "high middle"
+    assert told == shape
+
+
+def test_voxels_without_a_spread_miss_at_the_ends() -> None:
+    density = [d for _, d in samples.rank_density_gaussian(np.array([1.0, -1.0]), np.zeros(2), np.zeros(2))]
+    assert density[0] == density[-1] == 5 and sum(density) == 10
+
+
+@pytest.mark.parametrize("percent", samples.Z_OF)
+def test_nominal_intervals_cover_what_they_say(percent: int) -> None:
+    assert norm.cdf(samples.Z_OF[percent]) - norm.cdf(-samples.Z_OF[percent]) == pytest.approx(percent / 100)
+
+
+def test_error_by_depth_is_that_of_the_sections_it_names() -> None:
+    truth, mask = np.zeros((8, 8, 12), np.float32), np.ones((8, 8, 12), bool)
+    mask[..., 6] = False  # given
+    prediction = np.broadcast_to(np.where(np.arange(12) > 6, 0.1, 0.01), truth.shape).astype(np.float32)
+    depth_mm = (np.arange(12) - 6.0)[None, None] * 4
+    found = dict(core.by_depth(truth, prediction, mask, depth_mm))
+    assert list(found) == [4.0 * i for i in range(-6, 6) if i != 0]
+    assert found[-4.0] == pytest.approx(40, abs=1e-3) and found[4.0] == pytest.approx(20, abs=1e-3)
+    assert core.by_depth(truth, prediction, np.zeros_like(mask), depth_mm) == []

@@ -79,11 +79,21 @@ def test_a_missing_k_is_a_dash_and_the_best_is_bold():
 def test_numbers_of_main_md_are_those_of_main_tsv(made):
     numbers = read_main(made / "main.tsv")
     rows = table_rows((made / "main.md").read_text(), "## brats, grid 2mm")
-    assert rows[""] == ["K = 1", "K = 2", "K = 3", "K = 5", "K = 10", "K = 31", "s / volume"]
+    assert rows[""] == ["K = 1", "K = 2", "K = 3", "K = 5", "K = 10", "K = 31", "s / volume", "sections", "MiB"]
     wanted = "cohort == 'brats' and region == 'unseen' and metric == 'psnr' and policy == 'uniform' and method == 'unet'"
     for cell, (_, row) in zip(rows["unet"], numbers.query(wanted).sort_values("K").iterrows(), strict=False):
         assert cell == f"{row['mean']:.2f} [{row['lo']:.2f}, {row['hi']:.2f}]"
     assert rows["linear"][0] == DASH and rows["cubic"][:3] == [DASH] * 3
+
+
+def test_costs_stand_beside_the_scores_where_they_were_measured(made):
+    rows = table_rows((made / "main.md").read_text(), "## brats, grid 2mm")
+    assert [rows[name][-2:] for name in ("unet", "xdiff (sample, 8 steps)")] == [["3", "1500"], ["24", "1500"]]
+    numbers = read_main(made / "main.tsv").query("method == 'unet'")
+    assert set(numbers["peak_mib"]) == {1500.0} and set(numbers["evaluations"]) == {3.0}
+    without = numbers.assign(peak_mib=np.nan)
+    (_, (table, *_)), *_ = layout(without, read_paired(made / "paired.tsv"))
+    assert [name for _, name in table.columns][-2:] == ["s / volume", "sections"] and "MiB" not in table.caption
 
 
 def test_both_frames_stand_side_by_side_at_k_1(made):

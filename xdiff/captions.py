@@ -97,7 +97,8 @@ def psnr_vs_k(metrics: pd.DataFrame) -> str:
     below = f" The row zeros (at most {zeros.max():.1f} dB in unseen) is not drawn." if len(zeros) else ""
     return (
         "PSNR against the number K of given slices, in unseen (the headline) and unseen_masked, and the gain over the "
-        "gaussian row paired by patient (linear within 1 dB, logarithmic beyond). Bars: 95 % bootstrap interval over "
+        "gaussian row paired by patient (its axis is logarithmic beyond 1 dB where a row loses more than 2). Bars: 95 % "
+        "bootstrap interval over "
         f"{span(summary['n'])} test patients.{below} Best row and best trivial row in unseen (dB). {'. '.join(parts)}."
     )
 
@@ -152,11 +153,12 @@ def panel(one: Panel) -> str:
     """Caption of a qualitative figure."""
     given = str(one.indices).strip("[]").replace(" ", "").replace(",", ", ")
     trained = "" if one.trained_on == one.cohort else f", trained on {one.trained_on}"
+    spread = " Last, on the same scale, the standard deviation that methods give with their mean." if one.std_names else ""
     return (
         f"{one.subject} of {one.cohort} (grid {one.grid}, {one.contrast}{trained}): truth and reconstructions from "
         f"K = {one.K} {one.axis} slice{'s' * (one.K != 1)} (index {given}; blue lines, and a blue frame where the view "
         f"is itself given), estimate {one.estimate}. Below, absolute error on one scale from 0 to "
-        f"{one.error_limit():.2f}, where 1 is the truth's 99.5th percentile; larger errors share its colour."
+        f"{one.error_limit():.2f}, where 1 is the truth's 99.5th percentile; larger errors share its colour.{spread}"
     )
 
 

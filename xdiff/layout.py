@@ -18,7 +18,7 @@ from xdiff.stats import ROW, base_of, one_step_count, rows_among, without_ablati
 TRIVIAL = ["zeros", "mean_template", "nearest", "linear", "cubic", "retrieval", "gaussian"]
 METHODS = [
     *("population_mean", *TRIVIAL, "gaussian_posed", "gaussian_local", "gaussian_local_posed"),
-    *("unet", "unet2d", "mednerf", "tpdm", "score", "flow3d", "xdiff_paper", "xdiff", "mask_linear", "truth"),
+    *("unet", "unet2d", "mednerf", "coordinate_mlp", "tpdm", "score", "flow3d", "xdiff_paper", "xdiff", "mask_linear", "truth"),
 ]
 REGION_NOTES = {
     "unseen": "squared error over all non-given voxels per non-given foreground voxel (the headline)",
@@ -26,6 +26,11 @@ REGION_NOTES = {
     "grid": "whole array, given slices and background included",
 }
 GAIN_OVER = {"gaussian": "the gaussian row", "gaussian_local": "gaussian_local"}  # reference in paired.tsv: its name in titles
+COST_NOTES = {  # column of main.tsv: its heading, and what it is
+    "seconds": ("s / volume", "s / volume: median time"),
+    "evaluations": ("sections", "sections: evaluated by a network per volume, median over volumes and K"),
+    "peak_mib": ("MiB", "MiB: largest memory of the process that made the volumes, libraries included, median"),
+}
 Columns = dict[tuple[str, str], pd.DataFrame]  # (group, name) -> the rows of a column
 _WIDEST = 8  # columns of numbers that still fit a page
 
@@ -207,15 +212,18 @@ def main_table(family: pd.DataFrame, region: str, base: Setting, labels: dict) -
     present = [key for key in labels if key in set(map(tuple, here[ROW].to_numpy()))]
     numbers = [_column(part, present, 2, interval=True) for part in columns.values()]
     times, devices = seconds_cells(here, present)
-    cells = zip(*numbers, times, strict=True)
+    used = {name: cost_cells(here, present, name) for name in ("evaluations", "peak_mib")}
+    used = {name: column for name, column in used.items() if any(cell.text != DASH for cell in column)}
+    cells = zip(*numbers, times, *used.values(), strict=True)
+    told = "".join(f" {COST_NOTES[name][1]}." for name in used)
     caption = (
         f"PSNR (dB), {REGION_NOTES[region]}. Mean over {span(here['n'])} test patients ({span(here['volumes'])} "
         f"volumes), split {_splits(here['split'])}, with the 95 % bootstrap interval over patients; {base}. Best of "
         f"each column in bold; {DASH}: not defined for this K, or too few sections left unseen. s / volume: median "
-        f"time on {devices}."
+        f"time on {devices}.{told}"
     )
     body = tuple((labels[k], c) for k, c in zip(present, cells, strict=True))
-    return Table(f"PSNR in {region}", caption, (*columns, ("", "s / volume")), body)
+    return Table(f"PSNR in {region}", caption, (*columns, *(("", COST_NOTES[name][0]) for name in ("seconds", *used))), body)
 
 
 def gain_table(paired: pd.DataFrame, base: Setting, labels: dict, reference: str = "gaussian") -> Table | None:
@@ -296,6 +304,12 @@ def seconds_cells(here: pd.DataFrame, keys: Sequence[tuple]) -> tuple[list[Cell]
         known = np.isfinite(seconds) and len(device) == 1 and device[0] in letters
         cells.append(Cell(_duration(seconds) + letters[device[0]]) if known else Cell(DASH))
     return cells, "; ".join(f"{d}{letters[d]}" for d in devices) or "an unnamed device"
+
+
+def cost_cells(here: pd.DataFrame, keys: Sequence[tuple], name: str) -> list[Cell]:
+    """The column of one cost that is not a time, whole numbers; a dash where a row has none."""
+    costs = [here.loc[(here[ROW] == list(key)).all(axis=1), name].median() for key in keys]
+    return [Cell(f"{cost:.0f}") if np.isfinite(cost) else Cell(DASH) for cost in costs]
 
 
 def _duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator
 
 from xdiff import step_sweep
 from xdiff.captions import NothingToShow, drawable, psnr
-from xdiff.drawing import STYLE, Look, bars, looks, page
+from xdiff.drawing import MARKS, STYLE, Look, bars, looks, page
 from xdiff.layout import TRIVIAL, base_setting, families, in_setting, row_labels, span
 from xdiff.stats import POINT, ROW, is_curve, rows_among, summarise
 
@@ -228,7 +228,7 @@ def _stand_on_edge(ax: Axes, own: pd.DataFrame, look: Look) -> None:
 
 def _floor(ax: Axes, rows: pd.DataFrame) -> None:
     if len(rows):
-        ax.axhline(rows["mean"].iloc[0], color="black", linestyle=":", linewidth=1)
+        ax.axhline(rows["mean"].iloc[0], color=MARKS["gaussian"][0], linestyle=":", linewidth=1)
 
 
 def caption(metrics: pd.DataFrame) -> str:

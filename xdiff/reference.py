@@ -2,12 +2,12 @@
 
     python -m xdiff.reference --results results --name real-brains-2mm --command "snakemake --cores 2 ..." --config P [P ...]
 
-Kept per subject: PSNR in `unseen_masked` of every point; more regions and metrics of the base point (axial, uniform,
-thinnest), and its error against distance at K = 1 and 5 in the centred frame; there too the band variances of samples and the
-MAE of their method's mean, for the posterior checks and the figure of steps; of policy swap the PSNR in `unseen`; scores of
-masks, but volumes and distances of voxels; of the base point, anatomy of bodies; how trainings went; panels of models trained
-on the cohort itself, centred; figures as PNG, charts in 256 colours. What is left out can be made again by the command in
-provenance.json.
+Kept per subject: PSNR in `unseen_masked` of every point; more regions and metrics of the base point (axial, uniform, thinnest),
+and its error against distance and depth and its rank histograms at K = 1 and 5 in the centred frame; there too the band
+variances of samples and the MAE of their method's mean, for the posterior checks and the figure of steps; of policy swap the
+PSNR in `unseen`; scores of masks, but volumes and distances of voxels; of the base point, anatomy of bodies; how trainings
+went; panels of models trained on the cohort itself, centred; figures as PNG in 256 colours. What is left out can be made again
+by the command in provenance.json.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
-from xdiff import figures, tables
 from xdiff.config import load_config
 from xdiff.errors import InputError
+from xdiff.panel import PARTS
 from xdiff.posterior_checks import check_rows
 from xdiff.provenance import commit, selected, versions
+from xdiff.redraw import METRICS, PANELS, TUMOURS, redraw
 from xdiff.report import read_ledger
 from xdiff.stats import LESION_METRICS, fill_contrasts_given, is_history, of_anatomy, of_masks
 
-METRICS, TUMOURS = "metrics.tsv.gz", "tumour_panel.npz"
-IMAGES = ("panel_", "tumour_")  # figures with scales of grey and colour
 CURVE_K = ("1", "5")
+CURVES = ("distance_mm", "depth_mm", "rank")
 KEPT_REGIONS = ("grid", "unseen", "unseen_masked", "all", "given")
 KEPT_MASKS = ("dice", "lesion_hd95", "recall", "false_lesions", *LESION_METRICS)
-KEPT_METRICS = ("psnr", "ssim", "crps", "coverage_90", "sharpness", "spectral_correlation", "max_error", "seconds", "evaluations")
+KEPT_METRICS = ("psnr", "ssim", "crps", "coverage_50", "coverage_90", "coverage_95", "sharpness", "spectral_correlation")
+KEPT_METRICS += ("max_error", "seconds", "evaluations", "peak_mib")
 
 
 def shorten(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -50,17 +50,19 @@ def shorten(metrics: pd.DataFrame) -> pd.DataFrame:
     curve = metrics["x_name"] != ""
     everywhere = (metrics["metric"] == "psnr") & (metrics["region"] == "unseen_masked") & ~curve
     scalars = base & ~curve & metrics["metric"].isin(KEPT_METRICS) & metrics["region"].isin(KEPT_REGIONS)
-    curves = base & (metrics["x_name"] == "distance_mm") & metrics["K"].isin(CURVE_K)
+    curves = base & metrics["x_name"].isin(CURVES) & metrics["K"].isin(CURVE_K)
     coarse_ssim = (metrics["metric"] == "ssim") & (metrics["region"] == "grid")
     swapped = (metrics["policy"] == "swap") & (metrics["metric"] == "psnr") & (metrics["region"] == "unseen") & ~curve
     masks = of_masks(metrics) & metrics["metric"].isin(KEPT_MASKS)
     bodies = base & of_anatomy(metrics)
     checked = base & (metrics["region"] == "unseen_masked") & check_rows(metrics)
     curves &= metrics["frame"] == "centred"
-    kept = metrics[told | everywhere | (scalars & ~coarse_ssim) | curves | checked | swapped | masks | bodies].copy()
-    kept["indices"] = ""
+    stays = told | everywhere | (scalars & ~coarse_ssim) | curves | checked | swapped | masks | bodies
+    kept = metrics[stays].copy()
+    positioned = (everywhere & (metrics["K"] == "1"))[stays]  # of one given section the position is told
+    kept.loc[~positioned, "indices"] = ""
     # a time needs its device and a cost its weights; on the other rows they would be a third of the file
-    kept.loc[~kept["metric"].isin(["seconds", "evaluations"]), ["device", "weights"]] = ""
+    kept.loc[~kept["metric"].isin(["seconds", "evaluations", "peak_mib"]), ["device", "weights"]] = ""
     kept["value"] = [f"{float(value):.5g}" if value else "" for value in kept["value"]]  # empty: could not be measured
     return kept
 
@@ -90,36 +92,24 @@ def keep(results: Path, out: Path, command: str, configs: list[Path], note: str 
     whole = fill_contrasts_given(pd.read_csv(source, sep="\t", dtype=str, keep_default_na=False))
     table, packed = shorten(whole), {"method": "gzip", "mtime": 0}
     table.to_csv(out / METRICS, sep="\t", index=False, compression=packed)
-    _keep_panels(results / "metrics" / "panel.npz", out / "panel.npz")
+    _keep_panels(results / "metrics" / "panel.npz", out / PANELS)
     described = provenance(results, command, configs)
     described["note"] = note
     described["all_tsv_sha256"] = hashlib.sha256(source.read_bytes()).hexdigest()
     (out / "provenance.json").write_text(json.dumps(described, indent=1) + "\n")
-    more = []
     if (results / "metrics" / TUMOURS).exists():
         shutil.copy(results / "metrics" / TUMOURS, out / TUMOURS)
-        more = ["--tumours", str(out / TUMOURS)]
-    tables.main(["--metrics", str(out / METRICS), "--out", str(out / "tables")])
-    figures.main(["--metrics", str(out / METRICS), "--panel", str(out / "panel.npz"), *more, "--out", str(out / "figures")])
-    for drawing in (out / "figures").glob("*.pdf"):
-        drawing.unlink()  # `snakemake reference_figures` makes them again, bit for bit
-    for chart in (out / "figures").glob("*.png"):
-        if not chart.stem.startswith(IMAGES):
-            fewer_colours(chart)
-
-
-def fewer_colours(chart: Path) -> None:
-    """Rewrite a PNG with a palette of 256 colours: a third of the size, and of lines and letters nothing is lost."""
-    with Image.open(chart) as drawn:
-        drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(chart, optimize=True)
+    redraw(out, out, small=True)  # `snakemake reference_figures` makes the PDFs again, bit for bit
 
 
 def _keep_panels(source: Path, target: Path) -> None:
     """The panels of models trained on the cohort itself, on grids that are not in the scanner frame."""
     with np.load(source) as panels:
-        metas = [json.loads(str(panels[f"p{i}_meta"])) for i in range(len(panels.files) // 2)]
+        metas = [json.loads(str(panels[f"p{i}_meta"])) for i in range(sum(name.endswith("_meta") for name in panels.files))]
         chosen = [i for i, m in enumerate(metas) if m["trained_on"] == m["cohort"] and "scanner" not in str(m["grid"])]
-        arrays = {f"p{n}_{kind}": panels[f"p{i}_{kind}"] for n, i in enumerate(chosen) for kind in ("images", "meta")}
+        arrays = {
+            f"p{n}_{kind}": panels[f"p{i}_{kind}"] for n, i in enumerate(chosen) for kind in PARTS if f"p{i}_{kind}" in panels
+        }
     np.savez_compressed(target, **arrays)
 
 

@@ -17,11 +17,13 @@ import pandas as pd
 
 from xdiff.data.split import patient_of
 from xdiff.errors import InputError
+from xdiff.signed_rank import signed_rank_p
 
 # What was asked (POINT), what answered (ROW): the groups over which patients are averaged.
 POINT = ["trained_on", "cohort", "grid", "frame", "axis", "policy", "contrasts_given", "thickness_mm", "K"]
 ROW = ["method", "estimate", "steps"]
 MEASURE = ["region", "metric"]
+COSTS = ["seconds", "evaluations", "peak_mib"]  # of a volume; evaluations: sections through a network
 LESION_METRICS = ["lesion_dice", "found", "distance_mm", "size_ml"]  # with x_name `lesion`: of one lesion each
 MASK_METRICS = ["dice", "hd95", "lesion_hd95", "recall", "false_lesions", "volume_ml", *LESION_METRICS]
 # of a body, in region `body`, contrast `all`: BODY_MEASURES and what is measured of the spine's centre-line (metrics/anatomy.py)
@@ -148,13 +150,13 @@ def without_ablations(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def costs(metrics: pd.DataFrame) -> pd.DataFrame:
-    """What every row cost, indexed by POINT and ROW: seconds, evaluations (medians over volumes) and device.
+    """What every row cost, indexed by POINT and ROW: seconds, evaluations, peak_mib (medians over volumes) and device.
 
     `seconds` is empty where the volumes of a row were made on several devices, since times are never compared across devices.
     """
-    timed = metrics[metrics["metric"].isin(["seconds", "evaluations"]) & ~is_curve(metrics)]
+    timed = metrics[metrics["metric"].isin(COSTS) & ~is_curve(metrics)]
     cost = timed.groupby([*POINT, *ROW, "metric"])["value"].median().unstack("metric")
-    cost = cost.reindex(columns=["seconds", "evaluations"])
+    cost = cost.reindex(columns=COSTS)
     devices = timed.groupby([*POINT, *ROW])["device"]
     cost["device"] = devices.agg(lambda d: " + ".join(sorted(set(d))))
     cost.loc[devices.nunique().reindex(cost.index) > 1, "seconds"] = np.nan
@@ -249,15 +251,10 @@ def paired_difference(a: pd.Series, b: pd.Series, n_boot: int = 2000, seed: int 
     p is two-sided; it is 1 where no patient differs, and it cannot fall below 2^(1-n): six patients are the least
     that can give p < 0.05. Raises ValueError when no patient is in both.
     """
-    from scipy.stats import wilcoxon  # 0.7 s to import: paid only by those who test
-
-    both = pd.concat({"a": _by_patient(a), "b": _by_patient(b)}, axis=1, join="inner").sort_index()
-    if both.empty:
-        raise ValueError(f"no patient in both: {len(a)} and {len(b)} values")
-    difference = (both["a"] - both["b"]).to_numpy()
+    ours, theirs = _of_both(a, b)
+    difference = ours - theirs
     mean, lo, hi = _intervals(difference[None], n_boot, seed)[0]
-    p = float(wilcoxon(difference).pvalue) if np.any(difference != 0) else 1.0
-    return PairedDifference(float(mean), float(lo), float(hi), p, len(difference))
+    return PairedDifference(float(mean), float(lo), float(hi), signed_rank_p(difference), len(difference))
 
 
 class PairedRatio(NamedTuple):
@@ -276,22 +273,31 @@ def paired_ratio(a: pd.Series, b: pd.Series, n_boot: int = 2000, seed: int = 0) 
     a value is infinite, or of fewer than two patients. Raises ValueError when no patient is in both.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), section 10.3 (a ratio of means).
     """
-    both = pd.concat({"a": _by_patient(a), "b": _by_patient(b)}, axis=1, join="inner").sort_index()
+    above, below = _of_both(a, b)
+    ratio = above.mean() / below.mean() if below.any() else np.nan
+    if len(above) < 2 or not (np.isfinite(above).all() and np.isfinite(below).all() and below.all()):
+        return PairedRatio(float(ratio), np.nan, np.nan, len(above))
+    weights = _resampling_weights(len(above), n_boot, seed)
+    lo, hi = np.quantile((weights @ above) / (weights @ below), [0.025, 0.975])
+    return PairedRatio(float(ratio), float(lo), float(hi), len(above))
+
+
+def _of_both(a: pd.Series, b: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Values (n,) of the patients that are in both, sorted by patient. Raises ValueError when there is none."""
+    a, b = _by_patient(a), _by_patient(b)
+    both = a.index.intersection(b.index)
     if both.empty:
         raise ValueError(f"no patient in both: {len(a)} and {len(b)} values")
-    above, below = both["a"].to_numpy(), both["b"].to_numpy()
-    ratio = above.mean() / below.mean() if below.any() else np.nan
-    if len(both) < 2 or not (np.isfinite(above).all() and np.isfinite(below).all() and below.all()):
-        return PairedRatio(float(ratio), np.nan, np.nan, len(both))
-    weights = _resampling_weights(len(both), n_boot, seed)
-    lo, hi = np.quantile((weights @ above) / (weights @ below), [0.025, 0.975])
-    return PairedRatio(float(ratio), float(lo), float(hi), len(both))
+    both = both.sort_values()
+    return a.loc[both].to_numpy(), b.loc[both].to_numpy()
 
 
 def _by_patient(values: pd.Series) -> pd.Series:
     """Mean per patient, sorted by patient, so that the result does not depend on the order of the rows."""
     if values.empty or values.isna().any():
         raise ValueError(f"{int(values.isna().sum())} NaN among {len(values)} values, expected at least one and no NaN")
+    if values.index.is_unique:  # the rule; grouping would take most of the time of thousands of tests
+        return values.sort_index()
     return values.groupby(level=0, sort=True).mean()
 
 

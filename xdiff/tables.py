@@ -1,5 +1,5 @@
 """The paper's tables from results/metrics/all.tsv: main.tsv, paired.tsv, posterior.tsv, ablation.tsv, tumours.tsv, swap.tsv,
-anatomy.tsv, main.md and main.tex.
+anatomy.tsv, main.md and main.tex; and what the paper printed, in paper.md and paper.tex, which no command here makes.
 
 The .tsv hold every number (the last four none where nothing is ablated, segmented, swapped, or a body). main.md and main.tex
 are to read: one number of steps per estimate, but for the posterior checks, which show all; ablations in tables of their own.
@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from xdiff import ablation, anatomy, posterior_checks, tumours
+from xdiff import ablation, anatomy, posterior_checks, printed_table, tumours
 from xdiff.errors import InputError
 from xdiff.layout import GAIN_OVER, is_reference, layout, method_rank
 from xdiff.markup import Cell, Table, to_latex, to_markdown
 from xdiff.stats import (
+    COSTS,
     MEASURE,
     POINT,
     ROW,
@@ -32,9 +33,9 @@ from xdiff.stats import (
     summarise,
 )
 
-MAIN_COLUMNS = [*POINT[:-1], *ROW, *MEASURE, "K", "mean", "lo", "hi", "n", "volumes", "seconds", "evaluations"]
+MAIN_COLUMNS = [*POINT[:-1], *ROW, *MEASURE, "K", "mean", "lo", "hi", "n", "volumes", *COSTS]
 MAIN_COLUMNS += ["device", "split"]
-_NUMBERS = ["thickness_mm", "steps", "K", "mean", "lo", "hi", "p", "n", "draws", "volumes", "seconds", "evaluations"]
+_NUMBERS = ["thickness_mm", "steps", "K", "mean", "lo", "hi", "p", "n", "draws", "volumes", *COSTS]
 _NUMBERS += ["of_ceiling", "of_ceiling_lo", "of_ceiling_hi", "own", "swapped", *anatomy.AGREEMENT, *anatomy.GAIN, "missing"]
 PAIRED_COLUMNS = [*POINT, "region", *ROW, "reference", "reference_method", "mean", "lo", "hi", "p", "n"]
 
@@ -189,6 +190,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parts += [("Left out", [left_out])] if left_out else []
     (args.out / "main.md").write_text(markdown(parts), encoding="utf-8")
     (args.out / "main.tex").write_text(latex(parts), encoding="utf-8")
+    (args.out / "paper.md").write_text(to_markdown(printed_table.table()), encoding="utf-8")
+    (args.out / "paper.tex").write_text(to_latex(printed_table.table(), "tab:paper"), encoding="utf-8")
 
 
 if __name__ == "__main__":

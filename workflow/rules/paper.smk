@@ -11,13 +11,17 @@ TABLE_MODULES = (
     "tumours",
     "segment/regions",
     "stats",
+    "signed_rank",
     "layout",
     "markup",
+    "printed_table",
 )
 TABLE_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in TABLE_MODULES]
 FIGURE_MODULES = ("figures", "drawing", "panel", "captions", "step_sweep", "training_curves", "stats", "layout")
 FIGURE_MODULES += ("ablation_figure", "ablation", "posterior_checks", "quality_vs_seconds")
 FIGURE_MODULES += ("tumour_figures", "tumour_panel", "tumours", "anatomy_figures", "anatomy")
+FIGURE_MODULES += ("position_figures", "printed", "printed_table", "calibration", "generalisation", "timing_figure")
+FIGURE_MODULES += ("redraw", "document", "fonts")
 TRUST_MODULES = ("wording", "evidence", "keeps", "invents", "limits", "card", "picture")
 TRUST_CODE = [workflow.source_path(f"../../xdiff/{m}.py") for m in ("drawing", *(f"trust/{m}" for m in TRUST_MODULES))]
 PAGE_FILES = ("report.py", "provenance.py", "page/blocks.py", "page/overview.py", "page/parts.py", "page/style.css")
@@ -35,6 +39,8 @@ rule tables:
         markdown="results/tables/main.md",
         latex="results/tables/main.tex",
         numbers=report("results/tables/main.tsv", caption="../report/main_table.rst", category="Tables"),
+        printed="results/tables/paper.md",
+        printed_latex="results/tables/paper.tex",
         paired="results/tables/paired.tsv",
         posterior="results/tables/posterior.tsv",
         ablation="results/tables/ablation.tsv",
@@ -129,15 +135,37 @@ rule trust_card:
     benchmark:
         "results/benchmarks/trust_card/all.tsv"
     conda:
-        "../envs/xdiff.yaml"
+        "../envs/paper.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=per_attempt(2000),
         runtime=10,
         disk_mb=100,
     params:
         made=sorted(name for name, entry in CFG.cohorts.items() if entry.layout in xcfg.EMBEDDED),
     shell:
         "python -m xdiff.trust --metrics {input.metrics:q} --out {output:q} --made {params.made:q} > {log:q} 2>&1"
+
+
+rule paper:
+    # A LaTeX document of all tables and figures, to be compiled where there is a LaTeX.
+    input:
+        tables=rules.tables.output,
+        figures=rules.figures.output,
+        code=FIGURE_CODE,
+    output:
+        "results/paper/main.tex",
+    log:
+        "results/logs/paper.log",
+    benchmark:
+        "results/benchmarks/paper/all.tsv"
+    conda:
+        "../envs/paper.yaml"
+    resources:
+        mem_mb=per_attempt(1000),
+        runtime=10,
+        disk_mb=10,
+    shell:
+        "python -m xdiff.document --tables $(dirname {input.tables[0]:q}) --figures {input.figures:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule report:
@@ -177,6 +205,7 @@ rule reference_figure:
     output:
         tables=directory("results/reference_figures/{name}/tables"),
         figures=directory("results/reference_figures/{name}/figures"),
+        document="results/reference_figures/{name}/main.tex",
     log:
         "results/logs/reference_figure/{name}.log",
     benchmark:
@@ -187,12 +216,8 @@ rule reference_figure:
         mem_mb=per_attempt(2000),
         runtime=10,
         disk_mb=100,
-    params:
-        tumours=lambda wc, input: f"--tumours {input.tumours!r}" if input.tumours else "",
     shell:
-        "(python -m xdiff.tables --metrics {input.metrics:q} --out {output.tables:q} &&"
-        " python -m xdiff.figures --metrics {input.metrics:q} --panel {input.panel:q} {params.tumours}"
-        " --out {output.figures:q}) > {log:q} 2>&1"
+        "python -m xdiff.redraw --reference $(dirname {input.metrics:q}) --out $(dirname {output.tables:q}) > {log:q} 2>&1"
 
 
 rule reference_figures:

@@ -73,3 +73,17 @@ def by_distance(
     square = (prediction[mask].astype(np.float64) - truth[mask]) ** 2
     count, total = np.bincount(bins), np.bincount(bins, weights=square)
     return [((b + 0.5) * CURVE_BIN_MM, psnr(total[b] / count[b])) for b in range(len(count)) if count[b] >= 50]
+
+
+def by_depth(truth: np.ndarray, prediction: np.ndarray, mask: np.ndarray, depth_mm: np.ndarray) -> list[tuple[float, float]]:
+    """(depth in mm, PSNR in dB) of the voxels in `mask`, in bins of 4 mm around multiples of 4 mm with at least 50 voxels.
+
+    depth_mm: signed, broadcastable to (X, Y, Z): along the axis of the given sections, from the middle of them.
+    """
+    bins = np.round(np.broadcast_to(depth_mm, mask.shape)[mask] / CURVE_BIN_MM).astype(int)
+    if bins.size == 0:
+        return []
+    square = (prediction[mask].astype(np.float64) - truth[mask]) ** 2
+    first = bins.min()
+    count, total = np.bincount(bins - first), np.bincount(bins - first, weights=square)
+    return [((b + first) * CURVE_BIN_MM, psnr(total[b] / count[b])) for b in range(len(count)) if count[b] >= 50]

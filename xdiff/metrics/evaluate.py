@@ -15,7 +15,7 @@ from xdiff.config import given_contrasts
 from xdiff.data.store import Store
 from xdiff.errors import InputError
 from xdiff.metrics import anatomy_rows, core, samples, spectrum
-from xdiff.planes import AXES, AnyPlane, distance_mm, parse_plane
+from xdiff.planes import AXES, AnyPlane, Plane, distance_mm, parse_plane
 from xdiff.seen import counts_as_given
 from xdiff.volumes import read_volume
 
@@ -24,6 +24,7 @@ COLUMNS = (
     "subject contrast region metric x_name x value norm frame split weights device"
 ).split()
 KEY = [c for c in COLUMNS if c not in ("value", "device", "weights", "split", "norm", "frame", "gap_mm")]
+DEPTH_K = 5  # with more sections, the distance to the nearest says it all
 COPIED = [c for c in COLUMNS if c not in ("contrast", "region", "metric", "x_name", "x", "value")]
 
 
@@ -95,7 +96,7 @@ def _volume_rows(record: Mapping[str, Any]) -> Iterator[dict]:
     store, subject = _store(record["target"]), record["subject"]
     truth, foreground, labels = store.volume(subject), store.foreground(subject), store.labels(subject)
     planes, spacing = parse_given(record["given"]), store.spacing_mm(subject)
-    distance = distance_mm(planes, store.shape, spacing)
+    distance, depth = distance_mm(planes, store.shape, spacing), depth_mm(planes, store.shape, spacing)
     given = known_voxels(record)
     regions = [core.regions(foreground, known, labels, store.anatomy) for known in given]
     prediction = load_prediction(record)
@@ -117,19 +118,30 @@ def _volume_rows(record: Mapping[str, Any]) -> Iterator[dict]:
         curve = () if store.projection else core.by_distance(truth[c], prediction[c], hidden, distance)
         for x, value in curve:
             yield _row(contrast, "unseen_masked", "psnr", value, "distance_mm", x)
+        curve = () if depth is None else core.by_depth(truth[c], prediction[c], hidden, depth)
+        for x, value in curve:
+            yield _row(contrast, "unseen_masked", "psnr", value, "depth_mm", x)
         if std is not None and record["estimate"] != "sample":  # of a draw it is not the error
-            yield _row(
-                contrast,
-                "unseen_masked",
-                "crps",
-                samples.crps_gaussian(truth[c][hidden], prediction[c][hidden], std[c][hidden]).mean(),
-            )
-            yield _row(
-                contrast,
-                "unseen_masked",
-                "coverage_90",
-                samples.coverage(truth[c][hidden], prediction[c][hidden], std[c][hidden]),
-            )
+            yield from _spread_rows(contrast, truth[c][hidden], prediction[c][hidden], std[c][hidden])
+
+
+def _spread_rows(contrast: str, truth: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Iterator[dict]:
+    """CRPS, coverage and rank histogram of N(mean, std^2); all of shape (hidden voxels,)."""
+    yield _row(contrast, "unseen_masked", "crps", samples.crps_gaussian(truth, mean, std).mean())
+    for percent, z in samples.Z_OF.items():
+        yield _row(contrast, "unseen_masked", f"coverage_{percent}", samples.coverage(truth, mean, std, z))
+    for x, density in samples.rank_density_gaussian(truth, mean, std):
+        yield _row(contrast, "unseen_masked", "rank_density", density, "rank", x)
+
+
+def depth_mm(planes: Sequence[AnyPlane], shape: Sequence[int], spacing_mm: Sequence[float]) -> np.ndarray | None:
+    """Signed distance along the axis of the given sections from the middle of them, broadcastable to (X, Y, Z); None where
+    sections of several axes, oblique ones, a projection, or more than DEPTH_K are given."""
+    if len(planes) > DEPTH_K or {type(p) for p in planes} != {Plane} or len({p.axis for p in planes}) != 1:
+        return None
+    axis = planes[0].axis
+    offsets = np.arange(shape[axis]) - np.mean([p.index for p in planes])
+    return (offsets * spacing_mm[axis]).reshape([-1 if a == axis else 1 for a in range(3)])
 
 
 def _spectrum_rows(record: Mapping[str, Any], contrast: str, c: int, prediction: np.ndarray, far: np.ndarray) -> Iterator[dict]:
@@ -154,7 +166,7 @@ def _anatomy_rows(records: Sequence[Mapping[str, Any]], real: Path, training: Se
 
 
 def _ensemble_rows(group: pd.DataFrame) -> list[dict]:
-    """CRPS of the draws of one point and subject; the row's seed is the number of draws, negative, so that it is no seed."""
+    """CRPS and rank histogram of the draws of one point and subject; the row's seed is minus the number of draws, no seed."""
     record = group.iloc[0].to_dict()
     store = _store(record["target"])
     truth = store.volume(record["subject"])
@@ -163,8 +175,11 @@ def _ensemble_rows(group: pd.DataFrame) -> list[dict]:
     base = {**{c: record[c] for c in COPIED}, "seed": -len(draws)}
     rows = []
     for c in store.volumes:
-        value = samples.crps_ensemble(truth[c][hidden[c]], [d[c][hidden[c]] for d in draws]).mean()
-        rows.append({**base, **_row(store.contrasts[c], "unseen_masked", "crps", value)})
+        true, drawn = truth[c][hidden[c]], [d[c][hidden[c]] for d in draws]
+        scores = [_row(store.contrasts[c], "unseen_masked", "crps", samples.crps_ensemble(true, drawn).mean())]
+        for x, density in samples.rank_density_ensemble(true, drawn):
+            scores.append(_row(store.contrasts[c], "unseen_masked", "rank_density", density, "rank", x))
+        rows += [{**base, **score} for score in scores]
     return rows
 
 

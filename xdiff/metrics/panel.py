@@ -39,16 +39,17 @@ def build_panels(manifests: Sequence[Path], out: Path, wanted_k: Sequence[int] =
             rows = cohort[(cohort["subject"] == subject) & (cohort["K"] == k)].drop_duplicates(["method", "estimate", "steps"])
             if len(rows) < 2:
                 continue
-            images, meta = _panel(rows.to_dict("records"))
-            arrays[f"p{n}_images"], arrays[f"p{n}_meta"] = images, np.array(json.dumps(meta))
+            images, std, meta = _panel(rows.to_dict("records"))
+            arrays |= {f"p{n}_images": images, f"p{n}_std": std, f"p{n}_meta": np.array(json.dumps(meta))}
             n += 1
     out.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(out, **arrays)
     return n
 
 
-def _panel(records: list[dict]) -> tuple[np.ndarray, dict]:
-    """Images (M, 3, S, S) float16, truth first, and their description."""
+def _panel(records: list[dict]) -> tuple[np.ndarray, np.ndarray, dict]:
+    """Images (M, 3, S, S) float16, truth first; standard deviations (N, 3, S, S) of the means that have one, which `std_names` of
+    the description names; the description."""
     first = records[0]
     store = Store(first["target"])
     truth, foreground = store.volume(first["subject"])[0], store.foreground(first["subject"])
@@ -61,10 +62,14 @@ def _panel(records: list[dict]) -> tuple[np.ndarray, dict]:
     size = max(store.shape)
     images = np.stack([[_view(v, a, centre, size) for a in VIEWS] for v in volumes]).astype(np.float16)
     names = ["truth", *(label_of(r) for r in records)]
+    known = [r for r in records if r["std"] and r["estimate"] != "sample"]  # of a draw it is not the error
+    spreads = [[_view(load_prediction(r, "std")[0], a, centre, size) for a in VIEWS] for r in known]
+    std = np.asarray(spreads, dtype=np.float16).reshape(len(known), len(VIEWS), size, size)
     keys = ("subject", "cohort", "grid", "trained_on", "K", "axis", "indices", "estimate")
     meta = {**{k: first[k] for k in keys}, "contrast": store.contrasts[0], "names": names}
+    meta["std_names"] = [label_of(r) for r in known]
     given = [v for v, a in enumerate(VIEWS) if any(p.axis == AXES[a] and p.index == centre[AXES[a]] for p in planes)]
-    return images, {**meta, "lines": _lines(planes, store.shape, size), "given_view": given[0] if given else None}
+    return images, std, {**meta, "lines": _lines(planes, store.shape, size), "given_view": given[0] if given else None}
 
 
 def _far_section(planes: Sequence[Plane], foreground: np.ndarray) -> int:
