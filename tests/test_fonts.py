@@ -24,8 +24,8 @@ def drawn(family: str, weight: str) -> np.ndarray:
 
 def test_both_weights_are_found_and_small() -> None:
     register()
-    wanted = [FontProperties(family=FAMILY, weight=weight) for weight in ("normal", "bold")]
-    found = [font_manager.findfont(one, fallback_to_default=False) for one in wanted]
+    asked = (FontProperties(family=FAMILY, weight=weight) for weight in ("normal", "bold"))
+    found = [font_manager.findfont(one, fallback_to_default=False) for one in asked]
     assert found[0].endswith("DejaVuSans.ttf") and found[1].endswith("DejaVuSans-Bold.ttf")
 
 
