@@ -66,6 +66,7 @@ cat <<END
 
 Tables              results/tables/main.md
 Figures             results/figures/
+Trust cards         results/trust/
 Report              results/report/index.html
 Snakemake's report  $REPORT (unpack it, open report.html)
 END
