@@ -33,6 +33,8 @@ from xdiff.metrics.history import history_rows
 from xdiff.panel import GIVEN, panel_figure, read_panels
 from xdiff.stats import read_metrics
 
+ALWAYS = ("psnr_vs_k", "psnr_vs_k_paper", "quality_vs_seconds", "timing")  # of the synthetic table
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -65,11 +67,7 @@ def runs(folder: Path) -> list[Path]:
 
 def test_two_runs_write_identical_files(runs):
     names = sorted(p.name for p in runs[0].iterdir() if p.name != "seconds")
-    expected = [
-        f"{n}.{e}"
-        for n in ("axes_policies", "error_vs_distance", "panel_0", "panel_1", "psnr_vs_k", "quality_vs_seconds")
-        for e in ("pdf", "png")
-    ]
+    expected = [f"{n}.{e}" for n in (*ALWAYS, "axes_policies", "error_vs_distance", "panel_0", "panel_1") for e in ("pdf", "png")]
     assert names == sorted([*expected, "captions.json"])
     for name in names:
         assert (runs[0] / name).read_bytes() == (runs[1] / name).read_bytes(), name
@@ -160,7 +158,7 @@ def test_a_figure_without_data_is_left_out_aloud(folder, metrics, capsys, tmp_pa
     scalars = metrics[(metrics["x_name"] == "") & (metrics["policy"] == "uniform") & (metrics["cohort"] == "brats")]
     path = write_metrics(scalars, tmp_path / "all.tsv")
     main(["--metrics", str(path), "--out", str(tmp_path / "out")])
-    drawn = {f"{name}.{kind}" for name in ("psnr_vs_k", "quality_vs_seconds") for kind in ("png", "pdf")}
+    drawn = {f"{name}.{kind}" for name in ALWAYS for kind in ("png", "pdf")}
     assert {p.name for p in (tmp_path / "out").iterdir()} == {*drawn, "captions.json"}
     message = capsys.readouterr().err
     assert "figure error_vs_distance left out: no curve rows" in message

@@ -122,9 +122,12 @@ def test_foreign_models_stand_beside_own_ones_and_interpolation_once(two_cohorts
     assert "K = 5: xdiff (trained on openneuro-ds002748) 15.50, interpolation 16.00, own mean 17.00" in told
 
 
-def test_a_cohort_of_foreign_models_alone_is_no_comparison(two_cohorts: pd.DataFrame) -> None:
-    with pytest.raises(NothingToShow, match="trained on it and on another"):
-        generalisation.figure(two_cohorts[two_cohorts["trained_on"] != "knee"])
+def test_foreign_models_alone_and_models_of_both_cohorts_are_no_comparison(two_cohorts: pd.DataFrame) -> None:
+    foreign = two_cohorts["trained_on"] != "knee"
+    joint = two_cohorts.assign(trained_on=two_cohorts["trained_on"].where(~foreign, "knee+openneuro-ds002748"))
+    for rows_left in (two_cohorts[foreign], joint):
+        with pytest.raises(NothingToShow, match="trained on it and on another"):
+            generalisation.figure(rows_left)
 
 
 # Times ------------------------------------------------------------------------------------------------------------------

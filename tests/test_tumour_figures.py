@@ -51,7 +51,7 @@ def test_dice_of_every_row_stands_at_its_k(metrics: pd.DataFrame) -> None:
     fig.savefig(io.BytesIO())
     axes = [ax for ax in fig.axes if ax.get_title()]
     assert [ax.get_title() for ax in axes] == ["WT, unseen", "WT", "TC, unseen"]
-    for marker, level in (("o", 0.55), ("^", 0.35), ("_", 0.85), ("+", 0.65)):
+    for marker, level in (("o", 0.55), ("^", 0.35), ("_", 0.85), ("3", 0.65)):
         np.testing.assert_allclose(bars_of(axes[0])[marker], [(1, level), (5, level)])
     assert axes[0].get_ylim() == (0, 1)
 

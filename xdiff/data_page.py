@@ -24,6 +24,7 @@ from xdiff.data.split import SIDES, Split, rank, read_split
 from xdiff.data.store import Store
 from xdiff.drawing import PAGE_IN, STYLE
 from xdiff.errors import InputError
+from xdiff.fonts import register
 from xdiff.planes import AXES, per_section, upright
 
 SHOWN = 3  # subjects of the montage
@@ -188,6 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "histogram": partial(histogram, store, chosen(split, COUNTED)),
     }
     for name in captions(store, split):
+        register()
         with mpl.rc_context(STYLE):
             figures[name]().savefig(args.out / f"{name}.png", dpi=150, metadata={"Software": None})
     text = json.dumps(summary(store, split), indent=1, ensure_ascii=False)

@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
-from xdiff.fonts import FAMILY
+from xdiff.fonts import FAMILY, register
 from xdiff.layout import TRIVIAL, row_labels
 
 MM_PER_IN = 25.4
@@ -95,6 +95,7 @@ def looks(metrics: pd.DataFrame) -> Look:
 
 def page(titles: Sequence[str], heights_in: Sequence[float], look: Look) -> tuple[Figure, list[SubFigure]]:
     """An empty figure of text width: one titled block per family, top to bottom, and one legend under all."""
+    register()
     names = [style["label"] for style in look.values()]
     # a legend entry is its line (18 pt), a gap and about 3.5 pt per letter of the longest label: no entry may leave the page
     columns = max(1, min(5, len(names), int(PAGE_IN * 72 / (45 + 3.5 * max(map(len, names))))))

@@ -28,7 +28,7 @@ def blocks(metrics: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     rows = rows[rows["estimate"] == "mean"]
     found = False
     for (cohort, grid), own in rows.assign(base=rows["grid"].map(base_grid)).groupby(["cohort", "base"]):
-        own = own[[cohort not in parts_of(name)[1:] for name in own["trained_on"]]]  # trained on both is an ablation
+        own = own[[name == cohort or cohort not in parts_of(name) for name in own["trained_on"]]]  # of both: an ablation
         learned = own[~own["method"].isin(UNTRAINED)]
         if learned["trained_on"].nunique() < 2 or cohort not in set(learned["trained_on"]):
             continue
