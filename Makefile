@@ -37,7 +37,7 @@ test: $(STAMP) ## run the tests that take seconds
 
 # pytest ends with 5 where no test is marked slow: nothing failed.
 test-slow: $(STAMP) ## run the tests that take minutes
-	$(ONE_THREAD) $(BIN)/pytest -m slow --durations=10 || [ $$? -eq 5 ]
+	$(ONE_THREAD) $(BIN)/pytest -m slow -n $(JOBS) --dist loadfile --durations=10 || [ $$? -eq 5 ]
 
 lint: $(STAMP) ## check the style of Python and Snakemake files
 	$(BIN)/ruff check .

@@ -42,6 +42,14 @@ UNDER = {
 }
 
 
+def hide_torch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torch, and a monai, that cannot be imported come first on the path of every process from now on."""
+    for name in ("torch", "monai"):
+        (folder / "broken" / name).mkdir(parents=True)
+        (folder / "broken" / name / "__init__.py").write_text("raise ImportError('not for figures')\n")
+    monkeypatch.setenv("PYTHONPATH", str(folder / "broken"))
+
+
 def overlays(preset: Path) -> list[Path]:
     """What goes over config.yaml for a configuration of workflow/presets, or for config.yaml itself."""
     if preset.name == "config.yaml":
