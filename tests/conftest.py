@@ -38,7 +38,7 @@ UNDER = {
     "external-48": ["real-brains-48"],
     "paper": ["brats", "ukb", "knee", "open-data"],
     "tune-unet": ["real-brains-48"],
-    "baselines-48": ["real-brains-48"],
+    "baselines-32": ["real-brains-48"],
 }
 
 
