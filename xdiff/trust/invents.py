@@ -7,14 +7,13 @@ import pandas as pd
 from xdiff.layout import base_setting, in_setting
 from xdiff.stats import one_step_count, summarise
 from xdiff.trust.evidence import Trial
-from xdiff.trust.keeps import lesions
+from xdiff.trust.keeps import lesions, share_kept
 from xdiff.trust.wording import (
     BAD,
     BAND,
     COVERAGE,
     DETAIL,
     GOOD,
-    LESIONS_KEPT,
     OPEN,
     SAMPLE_RATIO,
     Statement,
@@ -43,15 +42,11 @@ def tumours_unseen(trial: Trial) -> Statement:
     own, real = lesions(trial, LESIONS[1])
     if own.empty or real.empty:
         return not_measured(topic, "no segmented volumes with such lesions in the table")
-    ceiling = real.set_index("K")["mean"]
-    found = [
-        GOOD if row.mean >= LESIONS_KEPT * ceiling[row.K] else BAD for row in own[["K", "mean"]].itertuples() if row.K in ceiling
-    ]
     text = (
         f"Share found by the segmenter: {by_k(own)}; in the real volumes {by_k(real)} ({patients(own['n'])} with such lesions; "
         f"{trial.cohort}; {base_setting(own)}). An empty place in such a volume says nothing."
     )
-    return Statement(topic, together(found), text)
+    return Statement(topic, together(share_kept(own, real)), text)
 
 
 def false_tumours(trial: Trial) -> Statement:

@@ -158,18 +158,21 @@ def lesions(trial: Trial, region: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     return own, real
 
 
+def share_kept(own: pd.DataFrame, real: pd.DataFrame) -> list[str]:
+    """Verdict by K on the share of lesions found in generated volumes, against that in the real ones."""
+    ceiling = real.set_index("K")["mean"]
+    shared = own[own["K"].isin(ceiling.index)]
+    return [GOOD if row.mean >= LESIONS_KEPT * ceiling[row.K] else BAD for row in shared[["K", "mean"]].itertuples()]
+
+
 def tumours_seen(trial: Trial) -> Statement:
     """Lesions that a given slice crosses, against what the same segmenter finds in the real volumes."""
     topic = "Tumours that a given slice crosses are still there"
     own, real = lesions(trial, LESIONS[0])
     if own.empty or real.empty:
         return not_measured(topic, "no segmented volumes in the table")
-    ceiling = real.set_index("K")["mean"]
-    kept = [
-        GOOD if row.mean >= LESIONS_KEPT * ceiling[row.K] else BAD for row in own[["K", "mean"]].itertuples() if row.K in ceiling
-    ]
     text = (
         f"Share found by the segmenter: {by_k(own)}; in the real volumes {by_k(real)} ({patients(own['n'])} with such lesions; "
         f"at least {LESIONS_KEPT:g} of the real share counts as kept; {trial.cohort}; {base_setting(own)})."
     )
-    return Statement(topic, together(kept), text)
+    return Statement(topic, together(share_kept(own, real)), text)
