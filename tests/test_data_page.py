@@ -15,8 +15,8 @@ from xdiff import data_page
 from xdiff.data.split import Split, make_split, patient_of, write_split
 from xdiff.data.store import Store
 from xdiff.data_page import chosen, histogram, main, middle, montage, sources
+from xdiff.page.parts import data
 from xdiff.planes import upright
-from xdiff.report import _data
 
 
 def write(cohort: Prepared, out: Path, split: Split | None = None) -> dict:
@@ -120,7 +120,7 @@ def test_rare_spacings_of_sources_share_a_line_and_sizes_are_a_range(heads: Prep
 
 def test_the_section_of_the_page_tells_source_split_and_shapes(tumours: Prepared, tmp_path: Path) -> None:
     write(tumours, tmp_path)
-    text = _data(tmp_path)
+    text = data(tmp_path)
     assert "https://example.org/heads (CC0)" in text and "24 x 28 x 22 voxels of 2 mm, centred" in text
     assert f"<td>train</td><td>5</td><td>5</td><td>{tumours.split.sha[:12]}</td>" in text
     assert "<td>2 x 2 x 2</td><td>22 x 26 x 20</td><td>8</td>" in text
@@ -131,4 +131,4 @@ def test_a_cohort_that_is_all_test_is_described_and_not_shown(heads: Prepared, t
     split = make_split([(s, patient_of(s), "test") for s in heads.store.subjects])
     found = write(heads, tmp_path, split)
     assert found["captions"] == {} and found["sides"]["test"]["subjects"] == 8
-    assert not list(tmp_path.glob("*.png")) and "<img" not in _data(tmp_path)
+    assert not list(tmp_path.glob("*.png")) and "<img" not in data(tmp_path)

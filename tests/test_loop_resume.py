@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from lines import GAINS, SETTINGS, UNTRAINED, WANTED, Line, history, on_cpu, sam
 
 from xdiff import loop
 from xdiff.budget import OutOfTime, time_budget
+from xdiff.errors import InputError
 from xdiff.loop import Trainer, fit
 
 
@@ -84,9 +86,9 @@ def test_a_checkpoint_that_could_not_be_written_leaves_the_last_one(tmp_path: Pa
 
     def disk_full(source: Path, target: Path) -> None:
         Path(source).write_bytes(b"half of it")
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "no space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left"):
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="no space left"):
         patch.setattr(os, "replace", disk_full)
         trainer.save(path)
     assert all((tmp_path / name).read_bytes() == data for name, data in before.items()) and state(tmp_path).step == 1

@@ -188,7 +188,7 @@ rule report:
         runtime=10,
         disk_mb=100,
     params:
-        config=plain.to_json(selected(CFG)),
+        config=lambda wc: plain.to_json(selected(CFG)),  # a function: its braces are no wildcards
         cards=lambda wc, input: f"--cards {input.cards}" if HAS_CARDS else "",
     shell:
         "python -m xdiff.report --tables $(dirname {input.tables[0]:q}) --figures {input.figures:q} --benchmarks results/benchmarks"
