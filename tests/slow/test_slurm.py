@@ -134,11 +134,11 @@ def steps_done(folder: Path, method: str) -> Counter[int]:
     return Counter(map(int, notes.read_text().split()))
 
 
-def assert_went_on(folder: Path, method: str) -> None:
-    """All steps were done, and few of them twice: never from the beginning."""
+def assert_went_on(folder: Path, method: str, before: int = 0) -> None:
+    """All steps were done, and few of them twice: never from the beginning, but `before` times before there was a checkpoint."""
     done = steps_done(folder, method)
-    assert set(done) == set(range(STEPS)) and done[0] == 1
-    assert sum(done.values()) - STEPS <= STEPS // 3
+    assert set(done) == set(range(STEPS)) and done[0] <= 1 + before
+    assert sum(done.values()) - STEPS <= (1 + before) * STEPS // 3
 
 
 def test_the_workflow_runs_to_its_long_table(done: Run) -> None:
@@ -178,9 +178,10 @@ def test_training_on_a_node_that_dies_goes_on_elsewhere_from_its_checkpoint(done
 
 
 def test_training_killed_at_its_wall_time_goes_on_in_the_next_job(done: Run) -> None:
-    states = [job["JobState"] for job in done.cluster.jobs("long")]
-    assert states == ["TIMEOUT", "COMPLETED"]
-    assert_went_on(done.folder, "long")
+    jobs = done.cluster.jobs("long")
+    assert [job["JobState"] for job in jobs] == ["TIMEOUT", "COMPLETED"]
+    # it may have begun on the node that died, in the seconds before its first checkpoint
+    assert_went_on(done.folder, "long", before=int(jobs[0]["Restarts"]))
 
 
 @pytest.mark.parametrize("method", ["paced", "long"])
