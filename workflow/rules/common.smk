@@ -160,10 +160,10 @@ def any_of(names):
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
-def tumours_of(name):
-    """Panels of tumours of a reference run that segmented, or nothing."""
-    path = Path(REPOSITORY) / f"results/reference/{name}/tumour_panel.npz"
-    return str(path) if path.exists() else []
+def panels_of(name):
+    """Images that a reference run keeps; none of a cohort whose licence does not let them be given away with this code."""
+    folder = Path(REPOSITORY) / "results/reference" / name
+    return [str(folder / file) for file in ("panel.npz", "tumour_panel.npz") if (folder / file).exists()]
 
 
 def shards_of(stem):

@@ -199,8 +199,7 @@ rule reference_figure:
     # Figures and tables of one committed reference run, from its long table: no upstream, no torch.
     input:
         metrics=f"{REPOSITORY}/results/reference/{{name}}/metrics.tsv.gz",
-        panel=f"{REPOSITORY}/results/reference/{{name}}/panel.npz",
-        tumours=lambda wc: tumours_of(wc.name),
+        panels=lambda wc: panels_of(wc.name),
         code=TABLE_CODE + FIGURE_CODE,
     output:
         tables=directory("results/reference_figures/{name}/tables"),
