@@ -144,7 +144,7 @@ def test_other_figures_leave_the_ablations_out(metrics: pd.DataFrame, tmp_path: 
     found = {
         name: caption for name, _, caption in figures.all_figures(read_metrics(write_metrics(table, tmp_path / "a.tsv")), None)
     }
-    assert list(found) == ["psnr_vs_k", "quality_vs_seconds", "steps", "training_curves", "ablation"]
+    assert list(found) == ["psnr_vs_k", "psnr_vs_k_paper", "timing", "quality_vs_seconds", "steps", "training_curves", "ablation"]
     assert not any("xdiff-" in found[name] for name in ("psnr_vs_k", "quality_vs_seconds", "training_curves"))
     assert "xdiff-ddim, 1 to 32 steps" in found["steps"]  # a solver is compared over steps
     labels = {text.get_text() for text in legend_of_psnr(metrics)}

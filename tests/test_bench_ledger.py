@@ -64,6 +64,7 @@ def test_the_ledger_counts_every_task(finished: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out.splitlines()[-1].split()[:2] == ["total", "13"]
 
 
+@pytest.mark.slow
 def test_the_same_command_again_changes_no_measured_time_and_more_of_a_sweep_adds_to_it(
     configs: list[Path], tmp_path: Path
 ) -> None:
@@ -83,7 +84,7 @@ def test_the_same_command_again_changes_no_measured_time_and_more_of_a_sweep_add
 def test_tables_and_figures_are_made_as_the_rules_make_them(finished: Path) -> None:
     assert {p.name for p in (finished / "tables").iterdir()} == {
         *("main.tsv", "main.md", "main.tex", "paired.tsv", "posterior.tsv", "ablation.tsv", "tumours.tsv", "swap.tsv"),
-        "anatomy.tsv",
+        *("anatomy.tsv", "paper.md", "paper.tex"),
     }
     captions = json.loads((finished / "figures/captions.json").read_text())
     assert "psnr_vs_k" in captions and all((finished / f"figures/{name}.png").is_file() for name in captions)

@@ -167,6 +167,7 @@ def test_a_figure_without_data_is_left_out_aloud(folder, metrics, capsys, tmp_pa
         psnr_vs_k(metrics[metrics["metric"] == "ssim"])
 
 
+@pytest.mark.slow
 def test_trainings_and_step_sweeps_add_their_figures_and_change_no_other(folder, tmp_path):
     measured = synthetic_metrics(patients=2, cohorts=("brats",))
     trained = history_rows(write_history(tmp_path / "weights", training_checks(), "not_measured", cohort="brats"))

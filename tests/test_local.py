@@ -267,6 +267,7 @@ def test_core_survives_saving(field: Prepared, core: Core) -> None:
     np.testing.assert_allclose(loaded.estimate(observation).corrected, core.estimate(observation).corrected, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_fit_is_a_function_of_its_seed(field: Prepared, core: Core) -> None:
     again, other = fit_core(field.store, field.split, SETTINGS), fit_core(field.store, field.split, SETTINGS, seed=1)
     for name, value in core.tensors().items():
@@ -274,6 +275,7 @@ def test_fit_is_a_function_of_its_seed(field: Prepared, core: Core) -> None:
     assert np.abs(other.tensors()["local.body.0.weight"] - core.tensors()["local.body.0.weight"]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_training_that_resumes_takes_the_core_that_it_began_with(
     field: Prepared, core: Core, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,6 +86,7 @@ def test_trainings_and_step_sweeps_are_drawn_the_same_from_what_is_kept(tmp_path
     pd.testing.assert_frame_equal(step_sweep.numbers(kept), step_sweep.numbers(whole), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_ablations_are_the_same_from_what_is_kept_and_stay_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_metrics(ablation_metrics(patients=3), tmp_path / "results/metrics/all.tsv")
     write_panel(tmp_path / "results/metrics/panel.npz", panels=1)

@@ -112,7 +112,8 @@ def test_page_is_well_formed_and_refers_to_nothing_outside(page):
 
 def test_page_has_every_figure_with_its_caption(page, made):
     captions = json.loads((made / "figures" / "captions.json").read_text())
-    assert len(captions) == 5 and page.count("data:image/png;base64,") == 5 + page.count('<details class="card"')
+    cards = page.count('<details class="card"')
+    assert len(captions) == 7 and page.count("data:image/png;base64,") == len(captions) + cards
     for name, caption in captions.items():
         assert f'<figure id="{name}">' in page
         assert html.escape(caption) in page

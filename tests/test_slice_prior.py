@@ -147,6 +147,7 @@ def test_wrong_parameters_are_named() -> None:
 # Training and the two methods ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_learns_and_what_it_learned_shows_in_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Columns are constant along z: sections across a given axial one follow from their row."""
     monkeypatch.setattr(slice_prior, "fit_core", plain_core)

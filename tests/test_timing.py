@@ -120,6 +120,7 @@ def test_sizes_are_known_by_name(config: Config) -> None:
 # Rows ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_kind_of_row_is_there(measured: Path) -> None:
     rows = read(measured)
     assert list(rows[0]) == COLUMNS
@@ -137,6 +138,7 @@ def test_every_kind_of_row_is_there(measured: Path) -> None:
         assert row["note"].endswith("waiting for data") if row["what"] == "train_step" else not row["note"]
 
 
+@pytest.mark.slow
 def test_evaluations_are_counted_and_networks_take_a_part_of_the_time(measured: Path) -> None:
     rows = {(r["what"], r["method"], r["K"], r["estimate"]): r for r in read(measured)}
     for k in ("1", "5"):
@@ -154,6 +156,7 @@ def test_evaluations_are_counted_and_networks_take_a_part_of_the_time(measured: 
     assert rows["train_step", "xdiff", "", ""]["batch"] == "1"
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_measured_again(config: Config, measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = measured.read_text()
 

@@ -149,6 +149,7 @@ def test_fusion_of_nothing_is_the_mean(field: Prepared) -> None:
     np.testing.assert_allclose(fusion.weights, np.full((1 + len(training.FUSION_SIGMA), 2, 2), 1 / 3))
 
 
+@pytest.mark.slow
 def test_entries_that_differ_in_the_sampler_alone_share_one_training(
     field: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +189,7 @@ def test_unknown_parameter_is_named() -> None:
     assert Settings.of({"trunk_channels": []}).network(1).trunk is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trunk", [[8, 16], []], ids=["trunk", "no trunk"])
 def test_training_beats_the_gaussian_row_on_volumes_that_nothing_was_chosen_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trunk: list[int]
