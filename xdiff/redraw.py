@@ -1,14 +1,17 @@
-"""Tables and figures of one run again, from its long table alone, in one process: what committed references are drawn by.
+"""Tables and figures of runs again, from their long tables alone: what committed references are drawn by.
 
-    python -m xdiff.redraw --reference results/reference/NAME --out results/reference_figures/NAME [--small]
+    python -m xdiff.redraw --reference results/reference/NAME [more] --out results/reference_figures [--workers N] [--small]
 
---small: figures as they are committed, as PNG alone in at most 256 colours; without it the PDF beside the PNG.
+OUT/NAME is written for each. --small: figures as they are committed, as PNG alone in at most 256 colours; without it the PDF
+beside the PNG.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from PIL import Image
@@ -43,13 +46,27 @@ def fewer_colours(chart: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write tables and figures of the folder `--reference` into the folder `--out`."""
+    """Write tables and figures of each folder of `--reference` into a folder of its name below `--out`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reference", type=Path, required=True, help="a folder of results/reference")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the two folders tables and figures")
+    parser.add_argument("--reference", type=Path, required=True, nargs="+", help="folders of results/reference")
+    parser.add_argument("--out", type=Path, required=True, help="folder of a folder for each")
+    parser.add_argument("--workers", type=int, default=1, help="how many to draw at a time")
     parser.add_argument("--small", action="store_true", help="PNG alone, in 256 colours")
     args = parser.parse_args(argv)
-    redraw(args.reference, args.out, args.small)
+    tasks = [(folder, args.out / folder.name, args.small) for folder in args.reference]
+    if args.workers == 1:
+        for task in tasks:
+            redraw(*task)
+        return
+    # forked, so that libraries are loaded once; each draws several, the largest first
+    with ProcessPoolExecutor(args.workers, get_context("fork")) as pool:
+        for done in [pool.submit(redraw, *task) for task in sorted(tasks, key=lambda task: -_size(task[0]))]:
+            done.result()
+
+
+def _size(folder: Path) -> int:
+    """Bytes of a run's long table; 0 where it has none, which `redraw` says."""
+    return (folder / METRICS).stat().st_size if (folder / METRICS).exists() else 0
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def test_all_are_drawn_and_nothing_else_is_made(drawn: Path) -> None:
     for name in REFERENCES:
         assert len(list((drawn / "reference_figures" / name / "figures").glob("*.png"))) >= 2
         assert (drawn / "reference_figures" / name / "tables/main.md").stat().st_size > 200
-    assert {p.name for p in (drawn / "logs").iterdir()} == {"reference_figure"}
+    assert {p.name for p in (drawn / "logs").iterdir()} == {"reference_figures.log"}
 
 
 @pytest.mark.parametrize("name", REFERENCES)
