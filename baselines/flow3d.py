@@ -10,7 +10,7 @@ Evaluations: one call counts as shape[2] section evaluations, the sections of on
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,14 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from baselines.unet import blocks_to_channels, channels_to_blocks, padded, restored
+from baselines.unet import blocks_to_channels, channels_to_blocks, padded
 from xdiff.checkpoint import Tensors, read_weights
 from xdiff.cuda import training_device
 from xdiff.data.split import Split
 from xdiff.data.store import Store
 from xdiff.draws import Checks, Draw, Draws, importance, residual
 from xdiff.local import Core, log_distance
-from xdiff.local_fit import fit_core
 from xdiff.loop import TrainingSettings
 from xdiff.loop import fit as run
 from xdiff.model.diffusion import Condition, make_condition, map_channels, noised, precondition
@@ -36,6 +35,7 @@ from xdiff.model.spectrum import Spectra
 from xdiff.model.training import Denoising
 from xdiff.observation import Observation
 from xdiff.planes import project
+from xdiff.trained import network_tensors, restored, start_of
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,9 @@ def make_problem(store: Store, split: Split, core: Core, settings: Settings, fol
 def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
     """Train on the training side, resuming from `workdir`: network, spectra and core."""
     settings = Settings.of(params)
-    split = split.with_training(settings.patients)
-    core = replace(fit_core(store, split, settings.core, workdir.parents[1]), base=settings.base)
+    split, core = start_of(store, split, settings, workdir.parents[1])
     problem = make_problem(store, split, core, settings, workdir.parents[1])
-    network = {f"network.{k}": v.cpu().numpy() for k, v in run(problem, settings, workdir).items()}
+    network = network_tensors(run(problem, settings, workdir))
     return {**network, **{f"spectra.{k}": v for k, v in problem.spectra._asdict().items()}, **core.tensors()}
 
 

@@ -41,6 +41,7 @@ from xdiff.observation import (
 )
 from xdiff.plain import from_dict
 from xdiff.planes import AXIS_NAMES, project
+from xdiff.trained import network_tensors
 
 OUTSIDE = 0.1  # share of the voxels of a step that are drawn where every training volume is 0
 GAIN_K = (1, 2, 5, 10)  # given sections from which the gain's distribution is measured
@@ -211,8 +212,7 @@ def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
     cases = validation_cases(store, split, settings)
     problem = AutoDecoding(training_volumes(store, split, settings), frame, gain, cases, settings)
     best = run(problem, settings, workdir)
-    network = {f"network.{name}": value.cpu().numpy() for name, value in best.items()}
-    return {**network, "gain_mean": gain.mean.cpu().numpy(), "gain_std": gain.std.cpu().numpy()}
+    return {**network_tensors(best), "gain_mean": gain.mean.cpu().numpy(), "gain_std": gain.std.cpu().numpy()}
 
 
 def spacing_of(info: dict) -> tuple[float, float, float]:

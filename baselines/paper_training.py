@@ -24,6 +24,7 @@ from xdiff.loop import fit as run
 from xdiff.observation import observe
 from xdiff.planes import per_section
 from xdiff.rotations import CubeRotation
+from xdiff.trained import HeldOut, network_tensors
 
 HELD_OUT = 8  # batches
 VALIDATION_STEPS = 10  # of DDIM: what a check can afford
@@ -61,7 +62,7 @@ def of_one_slice(settings: DrawSettings) -> DrawSettings:
     return replace(settings, max_k=1, orthogonal=0.0, tilted=0.0)
 
 
-class NoisePrediction:
+class NoisePrediction(HeldOut):
     """The training problem of the paper, as loop.py wants it."""
 
     def __init__(self, draws: SliceDraws, checks: Checks, validation: list[str], settings: PaperSettings) -> None:
@@ -101,14 +102,6 @@ class NoisePrediction:
         shown = kept[:, None, None, None] * slices, kept[:, None] * poses
         found = predict_noise(network, alpha * clean + sigma * noise, t.to(device), *shown)
         return ((found - noise) ** 2).mean()
-
-    def held_out_loss(self, network: nn.Module) -> float:
-        """Loss on fixed pairs of validation subjects and noise; nan where there are none."""
-        if not self.held_out:
-            return float("nan")
-        with torch.inference_mode():
-            losses = [self.loss(network, b, torch.Generator().manual_seed(i)).item() for i, b in enumerate(self.held_out)]
-        return float(np.mean(losses))
 
     def validate(self, network: nn.Module) -> tuple[float, Scores]:
         """Scored by the gain of the loss over the untrained network's, in dB: PSNR of draws prefers blur."""
@@ -155,7 +148,6 @@ def make_problem(store: Store, split: Split, core: Core, settings: PaperSettings
 
 def fit_paper(store: Store, split: Split, core: Core, settings: PaperSettings, workdir: Path) -> Tensors:
     """Train to the end, or resume from `workdir` and finish; the network's arrays and `limits`."""
-    workdir.mkdir(parents=True, exist_ok=True)
     problem = make_problem(store, split, core, settings, workdir.parent)
     best = run(problem, settings, workdir)
-    return {"limits": problem.limits, **{f"network.{name}": value.cpu().numpy() for name, value in best.items()}}
+    return {"limits": problem.limits, **network_tensors(best)}

@@ -7,7 +7,6 @@ linear denoiser of single voxels. MONAI's time-conditioned U-Net.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -22,7 +21,7 @@ from torch.nn import functional
 from baselines.slice_sampling import Given, Scheme, axes_by_given, draw
 from xdiff import team
 from xdiff.augment import Augmentation
-from xdiff.checkpoint import HISTORY, Tensors, keep_once
+from xdiff.checkpoint import Tensors
 from xdiff.cuda import channels_last, training_device
 from xdiff.data.split import Split
 from xdiff.data.store import Store
@@ -37,6 +36,7 @@ from xdiff.model.network import unet
 from xdiff.observation import observe
 from xdiff.plain import digest
 from xdiff.planes import stack
+from xdiff.trained import HeldOut, network_tensors, restored, shared_training
 
 VERSION = 1  # raise when the same settings train something else
 HELD_OUT = 8  # batches
@@ -134,7 +134,7 @@ class Batch(NamedTuple):
     axis: int
 
 
-class SliceDenoising:
+class SliceDenoising(HeldOut):
     """The training problem of the prior, as loop.py wants it."""
 
     def __init__(self, draws: VolumeDraws, checks: Checks, validation: Sequence[str], settings: PriorSettings) -> None:
@@ -187,12 +187,6 @@ class SliceDenoising:
         wanted = (clean - mean - skip * (noisy - mean)) / out
         return ((network.raw(noisy, sigma, batch.axis, place.flatten()).float() - wanted) ** 2).mean()
 
-    def held_out_loss(self, network: nn.Module) -> float:
-        """Loss on fixed sections and noise of validation subjects; nan where there are none."""
-        with torch.no_grad():
-            losses = [self.loss(network, b, torch.Generator().manual_seed(i)).item() for i, b in enumerate(self.held_out)]
-        return float(np.mean(losses)) if losses else float("nan")
-
     def validate(self, network: nn.Module) -> tuple[float, Scores]:
         """Scored by the gain of the denoising loss over the untrained network's, dB: the PSNR of draws, told beside it, says
         little about a prior. The draws are score.py's, with few steps."""
@@ -213,18 +207,12 @@ def fit_prior(store: Store, split: Split, settings: PriorSettings, workdir: Path
     split, folder = split.with_training(settings.patients), workdir.parents[1]
     key = [VERSION, store.fingerprint, split.side("train"), split.side("val"), asdict(settings)]
     name = f"slice-prior-{digest(key)}"
-    shared = folder / f"{name}.checkpoints"
 
-    def make() -> Tensors:
-        shared.mkdir(parents=True, exist_ok=True)
+    def make(checkpoints: Path) -> Tensors:
         core = fit_core(store, split, settings.core, folder)
-        best = run(make_problem(store, split, core, settings, folder), settings, shared)
-        return {f"network.{k}": v.cpu().numpy() for k, v in best.items()}
+        return network_tensors(run(make_problem(store, split, core, settings, folder), settings, checkpoints))
 
-    tensors = keep_once(folder / name, make, together=True)
-    if team.is_first() and (shared / HISTORY).exists():
-        shutil.copyfile(shared / HISTORY, workdir / HISTORY)
-    return tensors
+    return shared_training(name, workdir, make)
 
 
 def make_problem(store: Store, split: Split, core: Core, settings: PriorSettings, folder: Path) -> SliceDenoising:
@@ -236,7 +224,6 @@ def make_problem(store: Store, split: Split, core: Core, settings: PriorSettings
 
 def load_prior(tensors: Tensors, contrasts: int, settings: PriorSettings) -> SlicePrior:
     """The trained prior on the device, its weights fixed: a gradient goes through it, none to them."""
-    network = settings.network(contrasts)
-    network.load_state_dict({n.removeprefix("network."): torch.from_numpy(a) for n, a in tensors.items()})
+    network = restored(settings.network(contrasts), tensors)
     channels_last(network)
-    return network.requires_grad_(False).eval().to(training_device())
+    return network.requires_grad_(False).to(training_device())

@@ -7,7 +7,7 @@ the start. MONAI's residual U-Net.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +23,13 @@ from xdiff.data.store import Store
 from xdiff.draws import Checks, Draws, importance, mean_gain, residual
 from xdiff.errors import InputError
 from xdiff.local import Core, Estimate
-from xdiff.local_fit import fit_core
 from xdiff.loop import Scores, TrainingSettings
 from xdiff.loop import fit as run
 from xdiff.model.diffusion import make_condition, map_channels, mirror_maps
 from xdiff.observation import Observation
 from xdiff.plain import one_of
 from xdiff.planes import project
+from xdiff.trained import network_tensors, restored, start_of
 from xdiff.view import View
 
 LOSSES = ("l2", "charbonnier")
@@ -167,12 +167,10 @@ def make_problem(store: Store, split: Split, core: Core, settings: Settings, fol
 def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
     """Train on the training side, resuming from `workdir`: network and core."""
     settings = Settings.of(params)
-    split = split.with_training(settings.patients)
-    core = replace(fit_core(store, split, settings.core, workdir.parents[1]), base=settings.base)
+    split, core = start_of(store, split, settings, workdir.parents[1])
     problem = make_problem(store, split, core, settings, workdir.parents[1])
     best = run(problem, settings, workdir)
-    network = {f"network.{k}": v.cpu().numpy() for k, v in best.items()}
-    return {**network, **core.tensors()}
+    return {**network_tensors(best), **core.tensors()}
 
 
 def load(weights: Path) -> UNetReconstructor:
@@ -180,13 +178,6 @@ def load(weights: Path) -> UNetReconstructor:
     settings = Settings.of(config["params"])
     network = restored(settings.network(len(config["contrasts"])), tensors)
     return UNetReconstructor(network, Core.of(tensors, settings.base, training_device()), settings.tta)
-
-
-def restored(network: nn.Module, tensors: Tensors) -> nn.Module:
-    """The network with its trained weights, ready to use."""
-    state = {name.removeprefix("network."): torch.from_numpy(a) for name, a in tensors.items() if name.startswith("network.")}
-    network.load_state_dict(state)
-    return network.eval()
 
 
 class UNetReconstructor:

@@ -9,7 +9,7 @@ other, so that volumes are striped across them; the mean over three axes (`secti
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from baselines.unet import padded, residual_unet, restored
+from baselines.unet import padded, residual_unet
 from xdiff import team
 from xdiff.checkpoint import Tensors, read_weights
 from xdiff.cuda import channels_last, training_device
@@ -26,7 +26,6 @@ from xdiff.data.split import Split
 from xdiff.data.store import Store
 from xdiff.draws import Checks, Draw, Draws, importance, mean_gain, residual
 from xdiff.local import Core, Estimate
-from xdiff.local_fit import fit_core
 from xdiff.loop import Scores, TrainingSettings
 from xdiff.loop import fit as run
 from xdiff.model.diffusion import DISTANCE_UNIT_MM, OUTLIER, make_condition, map_channels, section_maps
@@ -35,6 +34,7 @@ from xdiff.model.training import draw_rows
 from xdiff.observation import Observation
 from xdiff.plain import one_of
 from xdiff.planes import AnyPlane, common_axis, project, stack
+from xdiff.trained import network_tensors, restored, start_of
 from xdiff.view import View
 
 SECTIONS = ("given", "all")
@@ -174,10 +174,9 @@ def make_problem(store: Store, split: Split, core: Core, settings: Settings, fol
 def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
     """Train on the training side, resuming from `workdir`: network and core."""
     settings = Settings.of(params)
-    split = split.with_training(settings.patients)
-    core = replace(fit_core(store, split, settings.core, workdir.parents[1]), base=settings.base)
+    split, core = start_of(store, split, settings, workdir.parents[1])
     best = run(make_problem(store, split, core, settings, workdir.parents[1]), settings, workdir)
-    return {**{f"network.{k}": v.cpu().numpy() for k, v in best.items()}, **core.tensors()}
+    return {**network_tensors(best), **core.tensors()}
 
 
 def load(weights: Path) -> SectionReconstructor:

@@ -18,9 +18,8 @@ need the paper's own training.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
@@ -33,13 +32,12 @@ from baselines.paper_assembly import VIEWS, StackAssembly, average_views, merge_
 from baselines.paper_network import PARAMS, PaperSettings, Slice, Trained, draw_turned
 from baselines.paper_schedule import draw, straight_levels
 from baselines.paper_training import fit_paper
-from xdiff.checkpoint import HISTORY, Tensors, keep_once, read_weights
+from xdiff.checkpoint import Tensors, read_weights
 from xdiff.cuda import channels_last, training_device
 from xdiff.data.split import Split
 from xdiff.data.store import Store
 from xdiff.errors import InputError, NotSupported
 from xdiff.local import Core, log_distance
-from xdiff.local_fit import fit_core
 from xdiff.loop import Problem, TrainingSettings
 from xdiff.model import training
 from xdiff.model.diffusion import make_condition
@@ -49,6 +47,7 @@ from xdiff.model.sampler import Denoiser, SamplerSettings, axis_estimates
 from xdiff.observation import Observation
 from xdiff.plain import digest, one_of
 from xdiff.planes import AXES, Plane, common_axis, project, stack, unstack
+from xdiff.trained import restored, shared_training, start_of
 
 VERSION = 1  # raise when the same settings train something else
 KINDS = ("paper", "xdiff")
@@ -96,27 +95,23 @@ def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
     settings = Settings.of(params)
     if isinstance(settings, SharedSettings):
         return training.fit_network(store, split, settings.trained, workdir)
-    split, folder = split.with_training(settings.patients), workdir.parents[1]
-    core = replace(fit_core(store, split, settings.core, folder), base=settings.base)
+    split, core = start_of(store, split, settings, workdir.parents[1])
     sides = [split.side("train"), split.side("val")]
     name = f"paper-{digest([VERSION, store.fingerprint, *sides, asdict(settings.trained)])}"
-    shared = folder / f"{name}.checkpoints"
-    tensors = keep_once(folder / name, lambda: fit_paper(store, split, core, settings, shared))
-    if (shared / HISTORY).exists():
-        shutil.copyfile(shared / HISTORY, workdir / HISTORY)
+    tensors = shared_training(
+        name, workdir, lambda checkpoints: fit_paper(store, split, core, settings, checkpoints), together=False
+    )
     return {**tensors, **core.tensors()}
 
 
 def load(weights: Path) -> SliceDiffusion | IndependentSections:
     tensors, config = read_weights(weights)
     settings = Settings.of(config["params"])
-    network = settings.network(len(config["contrasts"]))
-    state = {name.removeprefix("network."): torch.from_numpy(a) for name, a in tensors.items() if name.startswith("network.")}
-    network.load_state_dict(state)
+    network = restored(settings.network(len(config["contrasts"])), tensors)
     if isinstance(settings, SharedSettings):
-        return IndependentSections(network.eval(), Core.of(tensors, settings.base, training_device()), tensors, settings)
+        return IndependentSections(network, Core.of(tensors, settings.base, training_device()), tensors, settings)
     channels_last(network)
-    return SliceDiffusion(Trained(network.eval().to(training_device()), tensors["limits"], settings))
+    return SliceDiffusion(Trained(network.to(training_device()), tensors["limits"], settings))
 
 
 def draws_of(estimate: str) -> int:

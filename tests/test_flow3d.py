@@ -41,7 +41,7 @@ def untrained(cohort: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """Weights after no step of training."""
     out = tmp_path_factory.mktemp("untrained") / "flow3d"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flow3d, "fit_core", plain_core)
+        patch.setattr("xdiff.trained.fit_core", plain_core)
         patch.setattr(training, "SPECTRUM_DRAWS", 6)
         train("flow3d", MethodEntry("baselines.flow3d", {**SMALL, "steps": 0}), cohort.store, cohort.split, out)
     return out
@@ -228,7 +228,7 @@ def test_training_beats_the_gaussian_row_on_volumes_that_nothing_was_chosen_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Draws, "_planes", axial_planes)
-    monkeypatch.setattr(flow3d, "fit_core", plain_core)
+    monkeypatch.setattr("xdiff.trained.fit_core", plain_core)
     monkeypatch.setattr(training, "SPECTRUM_DRAWS", 12)
     monkeypatch.setattr(training, "HELD_OUT", 3)
     columns = prepare_columns(tmp_path)

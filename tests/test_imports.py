@@ -28,7 +28,7 @@ ORDER = (
         "view",
         "gaussian_device",
     ),
-    *("resident", "kinds", "local", "local_fit", "augment", "draws", "progress", "loop", "model"),
+    *("resident", "kinds", "local", "local_fit", "augment", "draws", "progress", "loop", "trained", "model"),
     *("train", "sample", "signed_rank", "stats", "metrics", "segment"),
     *("markup", "printed_table", "layout", "posterior_checks", "ablation", "anatomy", "tumours", "fonts", "drawing", "panel"),
     *("captions", "step_sweep", "position_figures", "printed", "calibration", "generalisation", "timing_figure"),

@@ -25,7 +25,7 @@ def test_training_learns_what_the_given_slice_says(tmp_path: Path, monkeypatch: 
     """Of volumes that are constant along z an axial slice says all: draws come nearer to the truth than those of another
     patient's slice, and than the untrained network's."""
     monkeypatch.setattr(Draws, "_planes", lambda self, rng, *_: [Plane(2, int(rng.integers(SHAPE[2])))])
-    monkeypatch.setattr(xdiff_paper, "fit_core", plain_core)
+    monkeypatch.setattr("xdiff.trained.fit_core", plain_core)
     columns = prepare_columns(tmp_path)
     params = {**PAPER, "orientations": 1, "learning_rate": 4e-3, "ema": 0.95, "draws": {"augment": {"warp": 0.0}}, "seed": 1}
     entry = MethodEntry("baselines.xdiff_paper", {**params, "steps": 100, "validate_every": 100})

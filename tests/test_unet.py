@@ -34,7 +34,7 @@ def untrained(cohort: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """Weights after no step of training."""
     out = tmp_path_factory.mktemp("untrained") / "unet"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unet, "fit_core", plain_core)
+        patch.setattr("xdiff.trained.fit_core", plain_core)
         train("unet", MethodEntry("baselines.unet", {**SMALL, "steps": 0}), cohort.store, cohort.split, out)
     return out
 
@@ -280,7 +280,7 @@ def test_training_beats_the_gaussian_row_on_volumes_that_nothing_was_chosen_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict
 ) -> None:
     monkeypatch.setattr(Draws, "_planes", axial_planes)
-    monkeypatch.setattr(unet, "fit_core", plain_core)
+    monkeypatch.setattr("xdiff.trained.fit_core", plain_core)
     columns = prepare_columns(tmp_path)
     params = {"channels": [16, 32], "steps": 60, "learning_rate": 4e-3, "ema": 0.95, "validate_every": 30, "validate_k": [1, 3]}
     params |= {"draws": {"augment": {"warp": 0.0}}, "seed": 1, **more}

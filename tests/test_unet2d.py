@@ -41,7 +41,7 @@ def untrained(cohort: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """Weights after no step of training."""
     out = tmp_path_factory.mktemp("untrained") / "unet2d"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unet2d, "fit_core", plain_core)
+        patch.setattr("xdiff.trained.fit_core", plain_core)
         train("unet2d", MethodEntry("baselines.unet2d", {**SMALL, "steps": 0}), cohort.store, cohort.split, out)
     return out
 
@@ -244,7 +244,7 @@ def test_training_beats_the_gaussian_row_on_volumes_that_nothing_was_chosen_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, more: dict
 ) -> None:
     monkeypatch.setattr(Draws, "_planes", axial_planes)
-    monkeypatch.setattr(unet2d, "fit_core", plain_core)
+    monkeypatch.setattr("xdiff.trained.fit_core", plain_core)
     columns = prepare_columns(tmp_path)
     params = {
         "channels": [16, 32],

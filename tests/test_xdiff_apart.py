@@ -27,14 +27,14 @@ def shared(field: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scrambled weights of xdiff's network, as an entry of the paper's module trains it."""
     out = tmp_path_factory.mktemp("shared")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "fit_core", plain_core)
+        patch.setattr("xdiff.trained.fit_core", plain_core)
         params = {**XDIFF, "trained_as": "xdiff", "assembly": {"views": 3}}
         train("apart", MethodEntry("baselines.xdiff_paper", params), field.store, field.split, out / "untrained")
     return scramble(out / "untrained", out / "scrambled", assembly={})
 
 
 def test_it_takes_the_very_training_of_xdiff(field: Prepared, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "fit_core", plain_core)
+    monkeypatch.setattr("xdiff.trained.fit_core", plain_core)
     monkeypatch.setattr(training, "_train", lambda *_: pytest.fail("trained again"))
     train("xdiff", MethodEntry("xdiff.model.method", XDIFF), field.store, field.split, shared.with_name("xdiff"))
     first, second = (read_weights(shared.with_name(name))[0] for name in ("xdiff", "untrained"))
@@ -42,7 +42,7 @@ def test_it_takes_the_very_training_of_xdiff(field: Prepared, shared: Path, monk
 
 
 def test_another_network_is_another_training(field: Prepared, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "fit_core", plain_core)
+    monkeypatch.setattr("xdiff.trained.fit_core", plain_core)
     trained: list[Path] = []
     monkeypatch.setattr(training, "_train", lambda *args: trained.append(args[-1]) or {})
     entry = MethodEntry("baselines.xdiff_paper", {**XDIFF, "trained_as": "xdiff", "slab": 0})

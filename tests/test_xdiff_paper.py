@@ -34,7 +34,7 @@ def paper(heads: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scrambled weights of the paper's own training."""
     out = tmp_path_factory.mktemp("paper")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(xdiff_paper, "fit_core", plain_core)
+        patch.setattr("xdiff.trained.fit_core", plain_core)
         train("xdiff_paper", MethodEntry("baselines.xdiff_paper", PAPER), heads.store, heads.split, out / "untrained")
     return scramble(out / "untrained", out / "scrambled")
 
@@ -142,7 +142,7 @@ def test_the_core_lies_beside_the_network(heads: Prepared, paper: Path) -> None:
 def test_entries_that_differ_in_assembly_alone_share_a_training(
     field: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(xdiff_paper, "fit_core", plain_core)
+    monkeypatch.setattr("xdiff.trained.fit_core", plain_core)
     trained, real = [], xdiff_paper.fit_paper
     monkeypatch.setattr(xdiff_paper, "fit_paper", lambda *a: trained.append(1) or real(*a))
     for name, extra in (("a", {}), ("b", {"assembly": {"views": 3}}), ("c", {"drop": 0.2})):

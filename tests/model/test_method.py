@@ -12,7 +12,7 @@ from conftest import Prepared, observe_test
 from xdiff.checkpoint import read_weights, write_weights
 from xdiff.config import MethodEntry
 from xdiff.local import Core
-from xdiff.model import method, sampler, training
+from xdiff.model import method, sampler
 from xdiff.observation import observe
 from xdiff.planes import AnyPlane, Plane
 from xdiff.stacks import tilted_stack
@@ -27,7 +27,7 @@ def untrained(cohort: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """Weights after no step of training."""
     out = tmp_path_factory.mktemp("untrained") / "xdiff"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "fit_core", plain_core)
+        patch.setattr("xdiff.trained.fit_core", plain_core)
         train("xdiff", MethodEntry("xdiff.model.method", PARAMS), cohort.store, cohort.split, out)
     return out
 
@@ -136,7 +136,7 @@ def test_thick_mixed_and_tilted_sections_are_met(
 def test_a_contrast_that_is_not_given_is_reconstructed_from_the_other(
     heads: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planes: list[Plane], estimate: str
 ) -> None:
-    monkeypatch.setattr(training, "fit_core", plain_core)
+    monkeypatch.setattr("xdiff.trained.fit_core", plain_core)
     train("xdiff", MethodEntry("xdiff.model.method", PARAMS), heads.store, heads.split, tmp_path / "xdiff")
     xdiffusion, store, subject = method.load(tmp_path / "xdiff"), heads.store, heads.split.side("test")[0]
     observation = observe(store.volume(subject), planes, store.contrasts, (2.0,) * 3, store.frame, store.norm, ["T1w"])

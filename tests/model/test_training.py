@@ -153,7 +153,7 @@ def test_fusion_of_nothing_is_the_mean(field: Prepared) -> None:
 def test_entries_that_differ_in_the_sampler_alone_share_one_training(
     field: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "fit_core", plain_core)
+    monkeypatch.setattr("xdiff.trained.fit_core", plain_core)
     params = {
         "channels": [8, 16],
         "trunk_channels": [],
@@ -195,7 +195,7 @@ def test_training_beats_the_gaussian_row_on_volumes_that_nothing_was_chosen_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trunk: list[int]
 ) -> None:
     monkeypatch.setattr(Draws, "_planes", axial_planes)
-    monkeypatch.setattr(training, "fit_core", plain_core)
+    monkeypatch.setattr("xdiff.trained.fit_core", plain_core)
     columns = prepare_columns(tmp_path)
     params = {"channels": [8, 16], "trunk_channels": trunk, "features": 4, "steps": 40, "learning_rate": 4e-3, "ema": 0.95}
     params |= {"validate_every": 20, "validate_k": [1, 3], "draws": {"augment": {"warp": 0.0}}}

@@ -27,10 +27,10 @@ STEPS = 60
 RUN = """
 import sys
 sys.path.insert(0, "tests")
-import columns, xdiff.checkpoint, xdiff.draws, xdiff.loop, xdiff.model.training, xdiff.train
+import columns, xdiff.checkpoint, xdiff.draws, xdiff.loop, xdiff.model.training, xdiff.train, xdiff.trained
 xdiff.loop.CHECKPOINT_SECONDS = 0.0
 xdiff.checkpoint.SHARD_MIB = 0.2  # a checkpoint of 0.6 million numbers is then in several files
-xdiff.draws.Draws._planes, xdiff.model.training.fit_core = columns.axial_planes, columns.plain_core
+xdiff.draws.Draws._planes, xdiff.trained.fit_core = columns.axial_planes, columns.plain_core
 xdiff.train.main(sys.argv[1:])
 """
 SMALL = {"channels": [8, 16], "trunk_channels": [8, 16], "features": 4, "sections": 4, "validate_subjects": 1}

@@ -23,6 +23,7 @@ from xdiff.model.spectrum import Spectra
 from xdiff.model.training import Settings, fit_network, make_problem  # noqa: F401
 from xdiff.observation import Observation
 from xdiff.planes import common_axis, project
+from xdiff.trained import restored
 
 
 def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
@@ -33,10 +34,8 @@ def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
 def load(weights: Path) -> XDiffusion:
     tensors, config = read_weights(weights)
     settings = Settings.of(config["params"])
-    network = settings.network(len(config["contrasts"]))
-    state = {name.removeprefix("network."): torch.from_numpy(a) for name, a in tensors.items() if name.startswith("network.")}
-    network.load_state_dict(state)
-    return XDiffusion(network.eval(), Core.of(tensors, settings.base, training_device()), tensors, settings)
+    network = restored(settings.network(len(config["contrasts"])), tensors)
+    return XDiffusion(network, Core.of(tensors, settings.base, training_device()), tensors, settings)
 
 
 class XDiffusion:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -12,12 +11,11 @@ from torch import Tensor, nn
 
 from xdiff import team
 from xdiff.augment import Augmentation
-from xdiff.checkpoint import HISTORY, Tensors, keep_once
+from xdiff.checkpoint import Tensors
 from xdiff.data.split import Split
 from xdiff.data.store import Store
 from xdiff.draws import Checks, Draw, Draws, importance, mean_gain, residual
 from xdiff.local import Core, log_distance
-from xdiff.local_fit import fit_core
 from xdiff.loop import Scores, TrainingSettings
 from xdiff.loop import fit as run
 from xdiff.model import diffusion
@@ -26,6 +24,7 @@ from xdiff.model.sampler import Denoiser, Fusion, SamplerSettings, axis_estimate
 from xdiff.model.spectrum import Spectra, fit_spectra
 from xdiff.plain import digest
 from xdiff.planes import common_axis, per_section
+from xdiff.trained import HeldOut, network_tensors, shared_training, start_of
 
 VERSION = 3  # raise when the same settings train something else
 HELD_OUT = 8  # batches
@@ -54,7 +53,7 @@ class Settings(TrainingSettings):
         return Network(contrasts, maps, self.channels, self.trunk_channels, self.features, self.slab, self.tokens)
 
 
-class Denoising:
+class Denoising(HeldOut):
     """The training problem of X-Diffusion, as loop.py wants it."""
 
     def __init__(self, draws: Draws, checks: Checks, validation: list[str], settings: Settings) -> None:
@@ -102,14 +101,6 @@ class Denoising:
 
     def loss(self, network: nn.Module, batch: diffusion.Batch, generator: torch.Generator) -> Tensor:
         return diffusion.loss(network, batch.to(next(network.parameters()).device), generator)
-
-    def held_out_loss(self, network: nn.Module) -> float:
-        """Loss on fixed draws of validation subjects and noise; nan where there are none."""
-        if not self.held_out:
-            return float("nan")
-        with torch.inference_mode():
-            losses = [self.loss(network, b, torch.Generator().manual_seed(i)).item() for i, b in enumerate(self.held_out)]
-        return float(np.mean(losses))
 
     def validate(self, network: nn.Module) -> tuple[float, Scores]:
         """Scored by the gain of `mean` over the gaussian row plus the gain of the denoising loss over the untrained network's:
@@ -179,14 +170,10 @@ def fit_network(store: Store, split: Split, settings: Settings, workdir: Path) -
     Entries that differ in `sampler` alone share one training, beside their weights: whoever comes first trains, the others take
     what is there, its history too.
     """
-    split, folder = split.with_training(settings.patients), workdir.parents[1]
-    core = replace(fit_core(store, split, settings.core, folder), base=settings.base)
+    split, core = start_of(store, split, settings, workdir.parents[1])
     trained = asdict(replace(settings, sampler=SamplerSettings()))
     name = f"network-{digest([VERSION, store.fingerprint, split.side('train'), split.side('val'), trained])}"
-    shared = folder / f"{name}.checkpoints"
-    tensors = keep_once(folder / name, lambda: _train(store, split, core, settings, shared), together=True)
-    if team.is_first() and (shared / HISTORY).exists():
-        shutil.copyfile(shared / HISTORY, workdir / HISTORY)
+    tensors = shared_training(name, workdir, lambda checkpoints: _train(store, split, core, settings, checkpoints))
     return {**tensors, **core.tensors()}
 
 
@@ -198,11 +185,9 @@ def make_problem(store: Store, split: Split, core: Core, settings: Settings, fol
 
 
 def _train(store: Store, split: Split, core: Core, settings: Settings, workdir: Path) -> Tensors:
-    workdir.mkdir(parents=True, exist_ok=True)
     problem = make_problem(store, split, core, settings, workdir.parent)
     best = run(problem, settings, workdir)
     problem.network.load_state_dict(best)
     fusion = problem.fit_fusion(problem.network.eval())
-    network = {f"network.{k}": v.cpu().numpy() for k, v in best.items()}
     spectra = {f"spectra.{k}": v for k, v in problem.spectra._asdict().items()}
-    return {**network, **spectra, **{f"fusion.{k}": v for k, v in fusion._asdict().items()}}
+    return {**network_tensors(best), **spectra, **{f"fusion.{k}": v for k, v in fusion._asdict().items()}}
