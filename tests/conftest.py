@@ -116,9 +116,9 @@ def write_tumours(root: Path, n: int = 8) -> None:
     for i in range(n):
         labels = np.zeros((22, 26, 20), np.uint8)
         at = 6 + i % 3
-        labels[at : at + 8, 8:17, 6:14] = 2
-        labels[at + 1 : at + 7, 10:15, 8:12] = 3
-        labels[at + 2 : at + 5, 11:14, 9:11] = 1
+        labels[at : at + 8, 6:13, 6:14] = 2  # all in the front half: mirrored they lie elsewhere
+        labels[at + 1 : at + 7, 7:12, 8:12] = 3
+        labels[at + 2 : at + 5, 8:11, 9:11] = 1
         if i % 2:
             labels[8:11, 20:23, 15:18] = 2
         stem = root / f"sub-{i:02d}/anat/sub-{i:02d}"

@@ -25,15 +25,15 @@ def trained(tumours: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_a_trained_segmenter_finds_the_tumours_of_new_patients(tumours: Prepared, trained: Path) -> None:
-    """The labels lie at much the same place in every head, and no other place will do: a turned axis would miss them."""
+    """The labels lie at much the same place in every head, in its front half: a volume read the wrong way round would miss them."""
     segmenter, store = Segmenter(trained), tumours.store
     for subject in tumours.split.side("test"):
         found = segmenter.segment(store.volume(subject), store.spacing_mm(subject))
         truth = store.labels(subject)
         assert found.shape == truth.shape and found.dtype == np.uint8 and set(np.unique(found)) <= {0, 1, 2, 3}
         right = dice(region_mask(found, (1, 2, 3)), truth > 0)
-        turned = dice(region_mask(found, (1, 2, 3)), truth[::-1, :, ::-1] > 0)
-        assert right > 0.5 and right > turned + 0.1
+        mirrored = dice(region_mask(found, (1, 2, 3)), truth[:, ::-1] > 0)
+        assert right > 0.4 > 0.2 > mirrored
 
 
 def test_the_same_command_again_trains_nothing(tumours: Prepared, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
