@@ -4,7 +4,8 @@
     python -m xdiff.overhead --run FOLDER
 
 Snakemake notes when every job's command began and ended and what it was (.snakemake/metadata). What it takes to import is timed
-now, on this machine, for every module that jobs ran. Cores that stand still while others work are in no number here.
+now, on this machine, for every module that jobs ran; what a method loads only when it is called (torch, monai) is work. Cores
+that stand still while others work are in no number here.
 """
 
 from __future__ import annotations

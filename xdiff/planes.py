@@ -12,13 +12,14 @@ import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse.linalg import LinearOperator, lsmr
 
 from xdiff.errors import InputError
+
+if TYPE_CHECKING:  # imported where oblique sections need it: 0.1 s in every job, most of which have none
+    from scipy import sparse
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 AXIS_NAMES = ("sagittal", "coronal", "axial")
@@ -183,6 +184,8 @@ def _trilinear(plane: ObliquePlane, shape: tuple[int, int, int]) -> sparse.csr_a
         columns.append(np.ravel_multi_index(voxel[inside].T, shape))
         values.append(weight[inside])
     size = (len(points), int(np.prod(shape)))
+    from scipy import sparse
+
     return sparse.csr_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=size)
 
 
@@ -331,6 +334,8 @@ def _least_squares(residual: list[np.ndarray], planes: Sequence[AnyPlane], shape
     By LSMR (Fong & Saunders 2011), which stays stable where planes cross and A A^T is singular; conjugate gradients on
     A A^T diverge there on data with rounding errors.
     """
+    from scipy.sparse.linalg import LinearOperator, lsmr
+
     sizes = np.cumsum([r.size for r in residual])
 
     def forward(flat: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ def trained(tumours: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_a_trained_segmenter_finds_the_tumours_of_new_patients(tumours: Prepared, trained: Path) -> None:
-    """The labels lie at much the same place in every head, in its front half: a volume read the wrong way round would miss them."""
+    """The labels lie at much the same place in every head, in its front half, missed by a volume read the wrong way round."""
     segmenter, store = Segmenter(trained), tumours.store
     for subject in tumours.split.side("test"):
         found = segmenter.segment(store.volume(subject), store.spacing_mm(subject))

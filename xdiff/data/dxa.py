@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import fft, ndimage, optimize
+from scipy import fft, ndimage
 from skimage.filters import threshold_otsu
 
 from xdiff.errors import InputError
@@ -221,6 +221,8 @@ def _matrix(p: np.ndarray, pivot: np.ndarray) -> np.ndarray:
 
 
 def _refined(fit: _Fit, start: np.ndarray, tolerance: float) -> np.ndarray:
+    from scipy import optimize  # 0.1 s in every job of data, most of which read no DXA
+
     found = optimize.minimize(
         lambda p: -fit.correlation(p),
         start,

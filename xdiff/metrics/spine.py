@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
-from scipy.interpolate import make_smoothing_spline
 
 Spacing = Sequence[float]
 MARROW = (0.15, 0.25, 0.65, 0.8)  # fat fraction at which marrow-likeness leaves 0, reaches 1, leaves 1, reaches 0
@@ -173,6 +172,8 @@ def smoothed(line: np.ndarray) -> Curve:
     Their stiffness is a length (WAVELENGTH_MM): sections twice as thick give the same curve.
     Source: Reinsch 1967, Numer Math 10:177.
     """
+    from scipy.interpolate import make_smoothing_spline  # 0.2 s in every job of metrics, most of which see no spine
+
     z = line[:, 2]
     heights = np.arange(z[0] + END_MM, z[-1] - END_MM, STEP_MM)
     fits = [make_smoothing_spline(z, line[:, axis], w=np.gradient(z), lam=(WAVELENGTH_MM / (2 * np.pi)) ** 4) for axis in (0, 1)]
