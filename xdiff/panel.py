@@ -18,6 +18,7 @@ VIEWS = ("axial", "coronal", "sagittal")
 GIVEN = "#56b4e9"  # sky blue of Okabe and Ito: seen on black, on white and on every grey
 PARTS = ("images", "std", "meta")  # of one panel in panel.npz; std is not in files written before it was kept
 _LARGEST_CELL_IN = 1.3  # two or three columns need not fill the page: its height would not hold nine rows of them
+_CROWDED = 12  # columns, above which their names stand upright: side by side they would run into each other
 _GAP = 0.03  # between cells, as a share of one
 _BLOCK_GAP_IN = 0.06
 _META = ("names", "subject", "cohort", "grid", "trained_on", "contrast", "K", "axis", "indices", "estimate", "lines")
@@ -90,7 +91,7 @@ def panel_figure(panel: Panel, width_in: float) -> Figure:
     """Columns: truth and methods; blocks of three views: the images, their absolute errors, and the standard deviations that
     methods give, these two on one scale with its colour bar. Every block is one image: an axes per cell takes seconds to draw."""
     columns, side_in = len(panel.images), 0.2
-    title_in = 0.1 + 0.11 * max(_title(name).count("\n") + 1 for name in panel.names)
+    title_in = _title_height_in(panel.names)
     cell_in = min((width_in - side_in) / columns, _LARGEST_CELL_IN)
     blocks = 3 if len(panel.std) else 2
     block_in = 3 * cell_in + _BLOCK_GAP_IN
@@ -122,6 +123,17 @@ def _in_columns(panel: Panel) -> np.ndarray:
     return out
 
 
+def _title_height_in(names: list[str]) -> float:
+    if len(names) > _CROWDED:
+        return 0.1 + 0.046 * max(len(line) for name in names for line in _upright(name).split("\n"))  # a letter of six points
+    return 0.1 + 0.11 * max(_title(name).count("\n") + 1 for name in names)
+
+
+def _upright(name: str) -> str:
+    """A method's label in two lines at most, the setting under the name."""
+    return name.replace("_", " ").replace(" (", "\n(")
+
+
 def _title(name: str) -> str:
     """A method's label broken into lines that fit over a narrow column."""
     return name.replace("_", "\n").replace(" (", "\n(").replace(", ", ",\n")
@@ -149,10 +161,13 @@ def _names(ax: Axes, panel: Panel) -> None:
     size, small = panel.images.shape[-1], len(panel.names) > 7
     for column, name in enumerate(panel.names):
         place = (_corner(size, column, 0)[0] + 0.5, 0)
-        ax.annotate(_title(name), place, (0, 3), textcoords="offset points", fontsize=6 if small else 7, ha="center")
+        text, rotation = (_upright(name), 90) if len(panel.names) > _CROWDED else (_title(name), 0)
+        fontsize = 6 if small else 7
+        ax.annotate(text, place, (0, 3), textcoords="offset points", fontsize=fontsize, ha="center", rotation=rotation)
     for view, name in enumerate(VIEWS):
         place = (0, _corner(size, 0, view)[1] + 0.5)
-        ax.annotate(name, place, (-3, 0), textcoords="offset points", rotation=90, ha="right", va="center")
+        fontsize = 5.5 if len(panel.names) > _CROWDED else None
+        ax.annotate(name, place, (-3, 0), textcoords="offset points", rotation=90, ha="right", va="center", fontsize=fontsize)
 
 
 def _side_label(ax: Axes, text: str, columns: int) -> None:
