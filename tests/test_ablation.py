@@ -212,6 +212,14 @@ def test_the_common_number_of_steps_is_what_most_lines_have(metrics: pd.DataFram
     assert titles[1] == "Ablation: samples, K = 5, 8 steps"
 
 
+def test_a_base_drawn_with_other_steps_has_a_table_of_its_own(found: pd.DataFrame) -> None:
+    other = found.query("method in ['xdiff', 'xdiff-ddim'] and estimate == 'sample' and steps == 32 and row_trained_on == @OWN")
+    other = other.assign(base_method="score", method=other["method"].str.replace("xdiff", "score"))
+    own = {t.title: t for t in next(iter(ablation.tables(pd.concat([found, other])).values()))}
+    assert list(cells(own["Ablation: samples, K = 5, 32 steps"])) == ["score", "score-ddim"]
+    assert "xdiff-no-trunk" in cells(own["Ablation: samples, K = 5, 8 steps"])
+
+
 def test_main_tables_have_the_base_alone_and_its_ablations_have_a_section(
     path: Path, metrics: pd.DataFrame, tmp_path: Path
 ) -> None:

@@ -172,12 +172,18 @@ def tables(found: pd.DataFrame) -> dict[str, list[Table]]:
         means, samples = here[here["estimate"] == "mean"], here[here["estimate"] == "sample"]
         own = [_mean_table(means, setting)] if (means["measure"] == "psnr").any() else []
         for k, drawn in samples.groupby("K"):
-            steps = common_steps(drawn)
-            own.append(_sample_table(drawn[drawn["steps"] == steps], setting, k, steps))
+            own += [_sample_table(rows, setting, k, steps) for steps, rows in _at_common_steps(drawn)]
             several = drawn.groupby("label")["steps"].transform("nunique") > 1
             own += [_steps_table(drawn[several], setting, k)] if several.any() else []
         out[title] = own
     return out
+
+
+def _at_common_steps(drawn: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
+    """(steps, rows): every base and its ablations at the number of steps that most of them have."""
+    steps_of = {base: common_steps(rows) for base, rows in drawn.groupby("base_method")}
+    for steps in sorted(set(steps_of.values())):
+        yield steps, drawn[(drawn["steps"] == steps) & (drawn["base_method"].map(steps_of) == steps)]
 
 
 def _mean_table(rows: pd.DataFrame, setting: Setting) -> Table:
