@@ -16,6 +16,7 @@ from xdiff.layout import TRIVIAL, row_labels
 
 MM_PER_IN = 25.4
 PAGE_IN = 175 / MM_PER_IN  # two columns of a printed page; letters are 6.5 to 8.5 pt at that width
+PNG_DPI = 150
 COLUMN_IN = 85 / MM_PER_IN  # one column
 STYLE = {
     "font.family": [FAMILY, "DejaVu Sans"],
@@ -100,7 +101,8 @@ def page(titles: Sequence[str], heights_in: Sequence[float], look: Look) -> tupl
     # a legend entry is its line (18 pt), a gap and about 3.5 pt per letter of the longest label: no entry may leave the page
     columns = max(1, min(5, len(names), int(PAGE_IN * 72 / (45 + 3.5 * max(map(len, names))))))
     legend_in = 0.15 + 0.16 * -(-len(names) // columns)
-    fig = Figure(figsize=(PAGE_IN, sum(heights_in) + legend_in), layout="constrained")
+    # laid out at the pictures' own resolution: at another, hinted letters are a little wider, and long labels leave the page
+    fig = Figure(figsize=(PAGE_IN, sum(heights_in) + legend_in), layout="constrained", dpi=PNG_DPI)
     *blocks, foot = fig.subfigures(len(titles) + 1, 1, height_ratios=[*heights_in, legend_in], squeeze=False)[:, 0]
     for block, title in zip(blocks, titles, strict=True):
         block.suptitle(title, x=0.01, ha="left", fontsize=8.5, fontweight="bold")

@@ -34,7 +34,7 @@ from xdiff import (
     tumour_panel,
 )
 from xdiff.captions import NothingToShow
-from xdiff.drawing import PAGE_IN, STYLE, Look, bars, k_axis, lines, looks, page, rows_of
+from xdiff.drawing import PAGE_IN, PNG_DPI, STYLE, Look, bars, k_axis, lines, looks, page, rows_of
 from xdiff.layout import base_setting, chosen_ks, families, in_setting
 from xdiff.panel import panel_figure, read_panels
 from xdiff.stats import is_history, of_anatomy, of_masks, one_step_count, read_metrics, without_ablations
@@ -160,7 +160,7 @@ FIGURES: dict[str, tuple[Callable, Callable]] = {
 # Without a date or a version, so that equal figures are equal files.
 FORMATS = {
     "pdf": dict(metadata={"CreationDate": None, "Creator": None, "Producer": None}, dpi=300),
-    "png": dict(metadata={"Software": None}, dpi=150),
+    "png": dict(metadata={"Software": None}, dpi=PNG_DPI),
 }
 
 
