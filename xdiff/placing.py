@@ -134,6 +134,19 @@ def _on_array(one: Given, array: Array) -> list[np.ndarray]:
     return list(np.moveaxis(resample(one.volume.array, ratio, offset, shape), axis, 0))
 
 
+def as_axis(one: Given, axis: int) -> Given:
+    """The same sections taken for ones of another axis, for a world of its own: to see whether they fit better there."""
+
+    def moved(values: np.ndarray) -> np.ndarray:
+        others = iter(np.delete(values, one.axis))
+        return np.array([values[one.axis] if a == axis else next(others) for a in range(3)])
+
+    affine = np.diag([*moved(one.volume.spacing_mm), 1.0])
+    affine[:3, 3] = moved(_anchor(one))
+    array = np.moveaxis(one.volume.array, one.axis, axis)
+    return replace(one, volume=replace(one.volume, array=array, affine=affine), axis=axis)
+
+
 def _outside_mm(row: int, array: Array, axis: int) -> float:
     beyond = -row if row < 0 else row - array.shape[axis] + 1
     return beyond * array.spacing_mm[axis]
