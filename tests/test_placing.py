@@ -31,7 +31,7 @@ def given(shape: tuple, axis: int, spacing: tuple = SPACING, start: tuple = (3.3
 
 
 def observed(files: list[Given], array: Array) -> Observation:
-    return observe_given(files, array, "T1w", "centred", "p99.5")
+    return observe_given(files, array, "T1w", "centred")
 
 
 def middle(array: Array) -> np.ndarray:

@@ -222,8 +222,13 @@ def test_a_name_that_is_no_volume_is_refused_before_anything_is_made(tmp_path: P
         main(["--given", "a.nii.gz", "--model", "m", "--out", str(tmp_path / "volume.mgz")])
 
 
-def test_a_model_of_two_contrasts_is_refused(slice_file: Path, models: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("other", "expected"), [({"contrasts": ["T1w", "T2w"]}, "a model of one contrast"), ({"norm": "none"}, "norm p99.5")]
+)
+def test_a_model_of_another_kind_is_refused(
+    other: dict, expected: str, slice_file: Path, models: dict[str, Path], tmp_path: Path
+) -> None:
     tensors, config = read_weights(models["posed"])
-    write_weights(tmp_path / "two", tensors, {**config, "contrasts": ["T1w", "T2w"]})
-    with pytest.raises(InputError, match="a model of one contrast"):
-        reconstruct(slice_file, tmp_path / "two")
+    write_weights(tmp_path / "other", tensors, {**config, **other})
+    with pytest.raises(InputError, match=expected):
+        reconstruct(slice_file, tmp_path / "other")

@@ -3,8 +3,8 @@ another way up or as slices of another axis. Each doubt says what was found and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,33 +45,49 @@ class Verdict:
 def judge(
     known: PoseModel, given: Sequence[Given], observation: Observation, shift: Sequence[int], threshold: float | None
 ) -> Verdict:
-    """The doubts about given sections whose anatomy was found at `shift` in their array, under the pose model of a method."""
+    """The doubts about given sections whose anatomy was found at `shift` in their array, under the pose model of a method.
+
+    Axis and way up are judged by the middle one of the sections: every search takes a second.
+    """
     doubts, own, axis = [], score(known, observation, shift), given[0].axis
-    others = {(a, turned): found for a in range(3) for turned, found in _as_sections_of(known, given, observation, a)}
-    others.pop((axis, False), None)
-    if others and min(others.values()) < BETTER * own:
-        better, turned = min(others, key=others.get)
-        way = "" if not turned else ", front to back" if AXIS_NAMES[better] == "axial" else ", top to bottom"
-        found = f"{AXIS_NAMES[axis]} slices that fit better as {AXIS_NAMES[better]} ones{way} (score {others[better, turned]:.3f}"
-        doubts.append((f"{found}, as given {own:.3f})", "the axis and the way up that they are given with"))
+    as_given = score(known, _middle(observation), shift)
+    others = _other_ways(known, given, observation)
+    better = min(others, key=others.get, default=None)
+    if better is not None and others[better] < BETTER * as_given:
+        name, turned = AXIS_NAMES[better[0]], better[1]
+        way = "" if not turned else ", front to back" if name == "axial" else ", top to bottom"
+        found = (
+            f"{AXIS_NAMES[axis]} slices that fit better as {name} ones{way} (score {others[better]:.3f}, as given {as_given:.3f})"
+        )
+        doubts.append((found, "the axis and the way up that they are given with"))
     if threshold is not None and own > threshold:
         reason = _reason(known, moved_back(used(observation), shift))
         doubts.append((f"slices unlike the training volumes' (score {own:.3f}){reason}", f"at most {threshold:.3f}"))
     return Verdict(own, threshold, tuple(doubts))
 
 
-def _as_sections_of(
-    known: PoseModel, given: Sequence[Given], observation: Observation, axis: int
-) -> Iterator[tuple[bool, float]]:
-    """(turned over, score) of the sections as ones of an axis, both ways up; nothing where the array is too small for them."""
-    array = around([as_axis(one, axis) for one in given], observation.shape, observation.spacing_mm, None)
-    try:
-        there = observe_given([as_axis(one, axis) for one in given], array, observation.contrasts[0], observation.frame, "p99.5")
-    except InputError:  # a stack that is longer than the array: it is of no such axis
-        return
-    model = searching(known, axis, observation.spacing_mm, stated=False)
-    yield False, score(model, there)
-    yield True, score(model, upside_down(there))
+def _middle(observation: Observation) -> Observation:
+    """One section of a stack."""
+    at = len(observation.planes) // 2
+    return replace(observation, planes=observation.planes[at : at + 1], sections=observation.sections[at : at + 1])
+
+
+def _other_ways(known: PoseModel, given: Sequence[Given], observation: Observation) -> dict[tuple[int, bool], float]:
+    """{(axis, turned over): score} of the middle section taken for one of every axis, both ways up, but for the way it is given;
+    without the axes along which the array is too short for the stack."""
+    found = {}
+    for axis in range(3):
+        files = [as_axis(one, axis) for one in given]
+        array = around(files, observation.shape, observation.spacing_mm, None)
+        try:
+            there = _middle(observe_given(files, array, observation.contrasts[0], observation.frame))
+        except InputError:
+            continue
+        model = searching(known, axis, observation.spacing_mm, stated=False)
+        if axis != given[0].axis:
+            found[axis, False] = score(model, there)
+        found[axis, True] = score(model, upside_down(there))
+    return found
 
 
 def _reason(model: PoseModel, there: Observation) -> str:

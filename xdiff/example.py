@@ -1,6 +1,6 @@
 """One slice to try `xdiff reconstruct` on: of a phantom, so that it can travel with the package.
 
-    python -m xdiff.example xdiff/examples/slice.nii.gz
+python -m xdiff.example xdiff/examples/slice.nii.gz
 """
 
 from __future__ import annotations

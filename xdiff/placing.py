@@ -89,8 +89,9 @@ def _box_mm(one: Given, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return start + one.volume.spacing_mm * low, start + one.volume.spacing_mm * high
 
 
-def observe_given(given: Sequence[Given], array: Array, contrast: str, frame: str, norm: str) -> Observation:
-    """The sections on the array: in plane resampled with anti-aliasing, along the normal on the nearest row of voxels.
+def observe_given(given: Sequence[Given], array: Array, contrast: str, frame: str) -> Observation:
+    """The sections on the array, in units of their 99.5th percentile: in plane resampled with anti-aliasing, along the normal on
+    the nearest row of voxels.
 
     Raises InputError where two fall on one row, or one outside the array.
     """
@@ -107,7 +108,7 @@ def observe_given(given: Sequence[Given], array: Array, contrast: str, frame: st
                 raise InputError(one.path, found, f"one per row of the model's voxels ({by_row[row][2].path.name} has the other)")
             by_row[row] = (Plane(axis, row, thickness), section[None], one)
     planes, sections, _ = zip(*(by_row[row] for row in sorted(by_row)), strict=True)
-    scale = intensity_scale(np.stack(sections, axis=1)) if norm == "p99.5" else np.ones(1, dtype=np.float32)
+    scale = intensity_scale(np.stack(sections, axis=1))
     scaled = tuple((s / scale[:, None, None]).astype(np.float32) for s in sections)
     return Observation(planes, scaled, (contrast,), array.shape, array.spacing_mm, scale, frame)
 

@@ -32,7 +32,9 @@ def write_preview(
     for line, (array, colours, limit, label) in zip(axes, rows, strict=True):
         for ax, view in zip(line, VIEWS, strict=True):
             shown = _show(ax, array, view, planes, spacing_mm, colours, limit)
-        fig.colorbar(shown, ax=line.tolist(), label=label, fraction=0.03, pad=0.01)
+        bar = fig.colorbar(shown, ax=line.tolist(), fraction=0.03, pad=0.01)
+        bar.set_label(label, fontsize=8)
+        bar.ax.tick_params(labelsize=7)
     for ax, view in zip(axes[0], VIEWS, strict=True):
         ax.set_title(view, fontsize=8)
     fig.suptitle(title, fontsize=8, x=0.02, y=0.995, ha="left")

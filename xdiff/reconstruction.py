@@ -111,6 +111,10 @@ def reconstruct(
     config = read_weights(weights)[1]
     if len(config["contrasts"]) != 1:
         raise InputError(weights, f"a model of contrasts {config['contrasts']}", "a model of one contrast")
+    if config["norm"] != "p99.5":
+        raise InputError(
+            weights, f"a model of intensities with norm {config['norm']}", "norm p99.5: of any scanner's intensities"
+        )
     method = load_module(MethodEntry(config["module"], config["params"])).load(weights)
     found = locate(files, config, method, at_mm, weights)
     if found.verdict.doubts and not force:
@@ -149,8 +153,8 @@ class Found:
 def locate(files: Sequence[Given], config: dict, method: Any, at_mm: float | None, weights: Path) -> Found:
     """Where the anatomy lies: estimated by a model that can, else as `at_mm` says. Raises InputError where neither does."""
     array = around(files, config["shape"], _spacing(config), at_mm)
-    contrast, frame, norm = config["contrasts"][0], config["frame"], config["norm"]
-    observation = observe_given(files, array, contrast, frame, norm)
+    contrast, frame = config["contrasts"][0], config["frame"]
+    observation = observe_given(files, array, contrast, frame)
     threshold = config.get("out_of_distribution", {}).get("threshold")
     known = getattr(method, "model", None)
     if not isinstance(known, PoseModel):
@@ -163,7 +167,7 @@ def locate(files: Sequence[Given], config: dict, method: Any, at_mm: float | Non
     verdict = judge(known, files, observation, pose.shift, threshold)
     array = array.moved(pose.shift)
     method.model = Located(pose.about(pose.shift))
-    return Found(array, observe_given(files, array, contrast, frame, norm), method, verdict, pose.std_mm.round(2).tolist())
+    return Found(array, observe_given(files, array, contrast, frame), method, verdict, pose.std_mm.round(2).tolist())
 
 
 def _spacing(config: dict) -> tuple[float, float, float]:
