@@ -117,6 +117,17 @@ def test_a_stack_is_given_as_well_as_files_of_one(truth: np.ndarray, models: dic
     np.testing.assert_allclose(one.affine, several.affine, atol=1e-6)
 
 
+def test_a_picture_of_the_slice_gives_the_same_volume_in_a_world_of_its_own(
+    made: Reconstruction, truth: np.ndarray, models: dict[str, Path], tmp_path: Path
+) -> None:
+    section = np.round(50 * truth[:, :, HEIGHT]).astype(np.uint16)
+    Image.fromarray(np.ascontiguousarray(section.T[::-1, ::-1])).save(tmp_path / "slice.png")
+    pictured = reconstruct(tmp_path / "slice.png", models["posed"], reading=Reading(axis="axial", spacing_mm=SPACING_MM))
+    assert pictured.sidecar["planes"] == made.sidecar["planes"]
+    assert np.abs(pictured.volume / 50 - made.volume).max() < 0.01 * made.volume.max()
+    assert pictured.sidecar["given"][0]["view"] == "radiological" and "made up" in pictured.sidecar["given"][0]["world"]
+
+
 def test_without_poses_the_height_has_to_be_said(slice_file: Path, truth: np.ndarray, models: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="--at MM"):
         reconstruct(slice_file, models["centred"])
