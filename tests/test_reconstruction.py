@@ -22,7 +22,7 @@ from xdiff.given import Reading
 from xdiff.out_of_distribution import calibrate
 from xdiff.planes import shifted
 from xdiff.pose_fit import fit_pose
-from xdiff.reconstruction import Reconstruction, main, reconstruct
+from xdiff.reconstruction import Reconstruction, _summary, main, reconstruct
 from xdiff.train import train
 from xdiff.volumes import read_volume
 
@@ -159,6 +159,12 @@ def test_files_and_sidecar(slice_file: Path, models: dict[str, Path], tmp_path: 
     np.testing.assert_allclose(volume.affine, std.affine)
     with Image.open(tmp_path / "volume.png") as picture:
         assert picture.size[0] > 500 and np.asarray(picture.convert("L")).std() > 10
+
+
+@pytest.mark.parametrize(("std_mm", "warned"), [([34.2, 2.5, 2.9], True), ([2.1, 2.7, 3.9], False), (None, False)])
+def test_an_unclear_place_is_warned_of(std_mm: list[float] | None, warned: bool, made: Reconstruction) -> None:
+    about = {**made.sidecar, "position": {"heights_mm": [-30.0], "std_mm": std_mm}}
+    assert any("--at MM" in line for line in _summary(about)) is warned
 
 
 def test_samples_differ_by_seed_and_by_nothing_else(slice_file: Path, models: dict[str, Path]) -> None:
