@@ -65,6 +65,12 @@ const brightest = (nv, view) => {  // where in that view the brightest grey lies
 };
 const at = (nv, x, y, z) => { nv.scene.crosshairPos = [(x + .5) / 36, (y + .5) / 44, (z + .5) / 32]; nv.drawScene(); };
 const tick = on => { const box = document.querySelector("#show"); box.checked = on; box.onchange(); };
+const wheel = nv => {  // over the middle of its axial view, which has no focus
+  const [left, top, width, height] = nv.screenSlices.find(s => s.axCorSag === 0).leftTopWidthHeight;
+  const box = nv.canvas.getBoundingClientRect(), dpr = nv.canvas.width / box.width;
+  const [clientX, clientY] = [box.left + (left + width / 2) / dpr, box.top + (top + height / 2) / dpr];
+  nv.canvas.dispatchEvent(new WheelEvent("wheel", { deltaY: 100, clientX, clientY, bubbles: true, cancelable: true }));
+};
 const nvs = () => viewer.views.map(v => v.nv);
 """
 ANSWERS = """{
@@ -74,13 +80,23 @@ ANSWERS = """{
   front: (at(nvs()[0], 18, 36, 16), brightest(nvs()[0], 2)),
   top: (at(nvs()[0], 18, 22, 26), brightest(nvs()[0], 1)),
   given: (viewer.go({axis: 2, index: 16}), document.querySelector("#place").textContent),
-  between: (at(nvs()[0], 18, 36, 14), nvs()[0].sync(), nvs()[0].onLocationChange(), document.querySelector("#place").textContent),
+  between: (at(nvs()[0], 18, 36, 14), nvs()[0].createOnLocationChange(), document.querySelector("#place").textContent),
   linked: nvs().map(nv => [...nv.frac2vox(nv.scene.crosshairPos)]),
   read: viewer.views.map(v => parseFloat(v.value.textContent)),
+  wheeled: (wheel(nvs()[1]), nvs().map(nv => [...nv.frac2vox(nv.scene.crosshairPos)])),
   marked: [true, false].map(on => {
     tick(on);
     const { all } = pixels(nvs()[0]);
     return all.reduce((n, _, i) => n + (i % 4 === 0 && all[i + 2] - all[i] > 25), 0);
+  }),
+  coloured: nvs().map(nv => {
+    const { all } = pixels(nv);
+    let count = 0;
+    for (let i = 0; i < all.length; i += 4) {
+      const rgb = all.subarray(i, i + 3);
+      count += Math.max(...rgb) - Math.min(...rgb) > 8;
+    }
+    return count / (all.length / 4);
   }),
   requests: performance.getEntriesByType("resource").map(e => e.name).filter(n => !/^(data|blob):/.test(n)),
   labels: [...document.querySelectorAll("figcaption b")].map(b => b.textContent),
@@ -107,6 +123,12 @@ def test_four_panels_are_drawn_and_only_the_acquired_one_is_not_stamped(answers:
     assert min(answers["colours"]) > 20, answers["colours"]
 
 
+def test_marks_off_truth_and_reconstruction_are_grey_but_for_crosshair_and_letters(answers: dict) -> None:
+    """After marks were redrawn too: a scale of another panel once took their place."""
+    truth, reconstruction, _, uncertainty = answers["coloured"]
+    assert max(truth, reconstruction) < 0.05 and uncertainty > 0.3
+
+
 def test_the_patients_right_is_on_the_left_front_and_top_where_they_belong(answers: dict) -> None:
     """Of an oblique volume that is stored as LAS. Axial: right on the left. Sagittal: front on the left. Coronal: top up."""
     assert answers["right"] == pytest.approx([1 - 27.5 / 36, 1 - 14.5 / 44], abs=0.06)
@@ -116,6 +138,8 @@ def test_the_patients_right_is_on_the_left_front_and_top_where_they_belong(answe
 
 def test_the_crosshair_and_the_values_are_those_of_all_panels(answers: dict) -> None:
     assert answers["linked"] == [[18, 36, 14]] * 4
+    first = answers["wheeled"][0]
+    assert answers["wheeled"] == [first] * 4 and first[:2] == [18, 36] and first[2] != 14
     assert answers["read"] == pytest.approx([700, 500, -200, 10.6], abs=0.1)
 
 

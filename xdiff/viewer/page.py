@@ -1,7 +1,7 @@
 """The viewer as one HTML file with NiiVue, its script and the volumes inside: it opens from the disk and asks no network.
 
-One file and not a folder with a server, because Chromium lets a page from file:// fetch no other file; it needs no Python where it
-is read, and its content security policy forbids every request but those for its own data.
+One file and not a folder with a server, because Chromium lets a page from file:// fetch no other file; it needs no Python where
+it is read, and its content security policy forbids every request but those for its own data.
 """
 
 from __future__ import annotations

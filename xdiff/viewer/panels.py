@@ -17,7 +17,7 @@ BRIGHTEST = 99.5  # percentile of what is not 0 at which a colour scale ends
 
 @dataclass(frozen=True)
 class Panel:
-    """`array` (X, Y, Z) in raw intensities; `colours` as viewer.js names them, from `low` to `high`; `synthetic`: not measured."""
+    """`array` (X, Y, Z) in raw intensities; `colours` of viewer.js, from `low` to `high`; `synthetic`: not measured."""
 
     label: str
     note: str

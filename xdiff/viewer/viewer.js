@@ -8,7 +8,7 @@ const COLOURS = {
 };
 const data = JSON.parse(document.getElementById("data").textContent);
 const views = [];
-const MARKED = 0.4; // opacity of the given slices where they cut a view
+const MARKED = 0.6; // opacity of the given slices where they cut a view
 const SEEN = 0.1; // the same while one is looked at, so that its contrast stays
 let opacity = 0;
 
@@ -54,18 +54,30 @@ async function open(panel) {
     dragAndDropEnabled: false, logLevel: "error",
   });
   await nv.attachToCanvas(canvas);
-  nv.addColormap("panel", colormap(COLOURS[panel.colours], false));
-  nv.addColormap("given", colormap(COLOURS.given, true));
-  const image = { name: "volume.nii.gz", colormap: "panel", cal_min: panel.low, cal_max: panel.high };
+  const colours = `xdiff-${panel.colours}`; // all instances share one list of names, in which the last of a name counts
+  nv.addColormap(colours, colormap(COLOURS[panel.colours], false));
+  nv.addColormap("xdiff-given", colormap(COLOURS.given, true));
+  const image = { name: "volume.nii.gz", colormap: colours, cal_min: panel.low, cal_max: panel.high };
   nv.addVolume(await niivue.NVImage.loadFromBase64({ base64: panel.volume, ...image }));
   const { dimsRAS, pixDimsRAS } = nv.volumes[0];
   nv.opts.crosshairWidth = 0.004 * Math.max(...[1, 2, 3].map(axis => dimsRAS[axis] * pixDimsRAS[axis]));
   if (data.given) {
-    const mask = { base64: data.given, name: "given.nii.gz", colormap: "given", cal_min: 0, cal_max: 1, opacity: 0 };
+    const mask = { base64: data.given, name: "given.nii.gz", colormap: "xdiff-given", cal_min: 0, cal_max: 1, opacity: 0 };
     nv.addVolume(await niivue.NVImage.loadFromBase64(mask));
   }
-  nv.onLocationChange = () => tell(nv);
+  nv.onLocationChange = () => follow(nv);
   views.push({ nv, value });
+}
+
+// NiiVue's own broadcast is silent while a canvas has no focus, as when the wheel turns over it. All panels have the same voxels.
+function follow(source) {
+  for (const { nv } of views) {
+    if (nv === source) continue;
+    nv.scene.crosshairPos = [...source.scene.crosshairPos];
+    nv.scene.pan2Dxyzmm = [...source.scene.pan2Dxyzmm];
+    nv.drawScene();
+  }
+  tell(source);
 }
 
 // The array is stored in RAS order, so that a voxel of the crosshair is one of the array.
@@ -107,7 +119,6 @@ function controls() {
 
 async function start() {
   for (const panel of data.panels) await open(panel);
-  for (const { nv } of views) nv.broadcastTo(views.map(v => v.nv).filter(other => other !== nv), { "2d": true, "3d": false });
   controls();
   if (data.planes.length) go(data.planes[Math.floor(data.planes.length / 2)]);
   else tell(views[0].nv);
