@@ -48,6 +48,8 @@ def from_sidecar(path: Path) -> Shown:
     if missing:
         raise InputError(path, f"no {', '.join(missing)}", "a sidecar of `xdiff reconstruct`")
     volumes = [path.with_name(name) for name in about["files"] if name.endswith((".nii", ".nii.gz"))]
+    if not volumes or "name" not in about["model"]:
+        raise InputError(path, "no volume or no name of a model", "a sidecar of `xdiff reconstruct`")
     planes = tuple(map(parse_plane, about["planes"]))
     return Shown(volumes[0], volumes[1] if len(volumes) > 1 else None, planes, _facts(about))
 
@@ -66,7 +68,8 @@ def view(shown: Shown, truth: Path | None, out: Path) -> None:
     panels = make_panels(
         volume, None if truth is None else read_volume(truth), None if shown.std is None else read_volume(shown.std)
     )
-    facts = [f"K = {len(shown.planes)} given slices" if shown.planes else "given slices: not stated", *shown.facts]
+    many = f"K = {len(shown.planes)} given slice{'s' if len(shown.planes) > 1 else ''}"
+    facts = [many if shown.planes else "given slices: not stated", *shown.facts]
     text = page(shown.volume.name, facts, panels, shown.planes, volume.affine)
     with whole_file(out) as temporary:
         temporary.write_text(text, encoding="utf-8")

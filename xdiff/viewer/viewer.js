@@ -9,7 +9,7 @@ const COLOURS = {
 const data = JSON.parse(document.getElementById("data").textContent);
 const views = [];
 const MARKED = 0.6; // opacity of the given slices where they cut a view
-const SEEN = 0.1; // the same while one is looked at, so that its contrast stays
+const SEEN = 0.2; // the same while one is looked at, so that its contrast stays
 let opacity = 0;
 
 function colormap(stops, clear) {
