@@ -20,6 +20,7 @@ VERBS = {
     "ablation": ("xdiff.ablation", "table of the ablations alone, from the collected scores"),
     "figures": ("xdiff.figures", "figures from the collected scores"),
     "trust": ("xdiff.trust.__main__", "a trust card per model: what it keeps, what it invents, when not to use it"),
+    "view": ("xdiff.viewer.__main__", "a volume in the browser, offline, beside the truth, the difference and the uncertainty"),
     "data_page": ("xdiff.data_page", "montage, intensities, sources and split of a preprocessed cohort, for the report"),
     "report": ("xdiff.report", "one offline page; the ledger of seconds per stage"),
     "overhead": ("xdiff.overhead", "what share of a run Snakemake and imports took"),

@@ -1,0 +1,1 @@
+"""One HTML file that shows a volume beside the truth, their difference and the uncertainty: `xdiff view` (NiiVue, vendored)."""
