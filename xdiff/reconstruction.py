@@ -26,6 +26,7 @@ from xdiff.config import MethodEntry
 from xdiff.doubts import Verdict, judge
 from xdiff.errors import InputError
 from xdiff.given import VIEWS, Given, Reading, read_given
+from xdiff.models import find_model
 from xdiff.observation import Observation
 from xdiff.placing import Array, around, observe_given, searching
 from xdiff.planes import AXES, AXIS_NAMES
@@ -173,14 +174,6 @@ def locate(files: Sequence[Given], config: dict, method: Any, at_mm: float | Non
 def _spacing(config: dict) -> tuple[float, float, float]:
     spacing = config["spacing_mm"]
     return (float(spacing),) * 3 if isinstance(spacing, int | float) else tuple(spacing)
-
-
-def find_model(model: Path | str) -> Path:
-    """The weights folder of a path. Raises InputError where there is none."""
-    path = Path(model)
-    if not (path / "config.json").is_file():
-        raise InputError(path, "no config.json", "a weights folder")
-    return path
 
 
 def _about_model(config: dict, weights: Path) -> dict:
