@@ -93,7 +93,6 @@ def test_only_better_weights_replace_others(prepared: Prepared, weights: Path, t
     with pytest.raises(InputError, match="dB on the validation side, expected more than .* or --replace WHY"):
         export(weights, "a", out, data, PACKING)
     assert read_weights(out)[1] == first
-    assert [p.name for p in tmp_path.iterdir()] == ["a"]
     again = export(weights, "a", out, data, PACKING, replace="the same, for a test")
     assert again["replaced"] == {"sha256": first["sha256"], "why": "the same, for a test"}
     assert "the same, for a test" in (out / "README.md").read_text()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,9 +71,9 @@ def export(
     described |= {"name": name, "source": source or "not stated", "subjects": sides}
     described["compression"] = _compression(packed, config["sha256"], packing, store, split)
     described["out_of_distribution"] = _usual(weights, config)
-    with_trial = out.with_name(f".{out.name}.trial")
-    write_weights(with_trial, packed, described)
-    described["validation"] = validation(weights, with_trial, store, split.side("val"))
+    with tempfile.TemporaryDirectory() as trial:
+        write_weights(Path(trial), packed, described)
+        described["validation"] = validation(weights, Path(trial), store, split.side("val"))
     old = _replaced(out, described["validation"], replace)
     if old:
         described["replaced"] = old
@@ -80,8 +81,6 @@ def export(
     final = read_weights(out)[1]
     with whole_file(out / CARD) as temporary:
         temporary.write_text(card(final))
-    for path in (*with_trial.iterdir(), with_trial):
-        path.rmdir() if path.is_dir() else path.unlink()
     return final
 
 
