@@ -87,20 +87,29 @@ def test_no_volume_of_the_test_side_is_read(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]  # nothing half made is left
 
 
-def test_only_better_weights_replace_others(prepared: Prepared, weights: Path, tmp_path: Path) -> None:
-    data, out = (prepared.store, prepared.split), tmp_path / "a"
-    first = export(weights, "a", out, data, PACKING)
-    with pytest.raises(InputError, match="dB on the validation side, expected more than .* or --replace WHY"):
-        export(weights, "a", out, data, PACKING)
-    assert read_weights(out)[1] == first
-    again = export(weights, "a", out, data, PACKING, replace="the same, for a test")
-    assert again["replaced"] == {"sha256": first["sha256"], "why": "the same, for a test"}
-    assert "the same, for a test" in (out / "README.md").read_text()
-    tensors, config = read_weights(out)
-    write_weights(
-        out, tensors, {**config, "validation": {**config["validation"], "mean_db": config["validation"]["mean_db"] - 1}}
-    )
-    assert "up from" in export(weights, "a", out, data, PACKING)["replaced"]["why"]
+def test_only_better_weights_replace_others(
+    prepared: Prepared, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again(mean_db: float, why: str = "") -> dict:
+        found = {"subjects": 2, "rows": [], "mean_db": mean_db}
+        monkeypatch.setattr("xdiff.export.validation", lambda *_: found)
+        return export(weights, "a", tmp_path / "a", (prepared.store, prepared.split), PACKING, replace=why)
+
+    first = again(17.0)
+    assert "replaced" not in first
+    with pytest.raises(InputError, match="17.000 dB on the validation side, expected more than 17.000, or --replace WHY"):
+        again(17.0)
+    assert read_weights(tmp_path / "a")[1] == first
+    worse = again(16.5, "smaller")
+    assert worse["replaced"] == {"sha256": first["sha256"], "why": "smaller"}
+    assert "smaller" in (tmp_path / "a" / "README.md").read_text()
+    assert again(16.6)["replaced"]["why"] == "16.600 dB on the validation side, up from 16.500"
+
+
+def test_weights_that_nobody_validated_are_not_replaced(prepared: Prepared, weights: Path, tmp_path: Path) -> None:
+    write_weights(tmp_path / "a", {}, {"name": "a"})
+    with pytest.raises(InputError, match="found weights without a validation"):
+        export(weights, "a", tmp_path / "a", (prepared.store, prepared.split), PACKING)
 
 
 def test_weights_that_cannot_be_shipped_are_refused(prepared: Prepared, weights: Path, exported: Path, tmp_path: Path) -> None:

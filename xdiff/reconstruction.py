@@ -95,7 +95,7 @@ def reconstruct(
 ) -> Reconstruction:
     """Make a volume of given slices.
 
-    given: files of parallel sections. model: a weights folder. estimate: mean, sample or mean_of_N. at_mm: how far the slice
+    given: files of parallel sections. model: a shipped one's name or a weights folder. estimate: mean, sample or mean_of_N. at_mm: how far the slice
     nearest to the middle of the stack lies from the middle of the anatomy, to the right, the front or the top; None: to be found.
     reading: what is said of the files beside them. Raises InputError; with `force` not where the slices are unlike the training
     volumes, which the sidecar then says.
@@ -224,7 +224,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("--given", required=True, type=Path, nargs="+", help="slices: NIfTI (a section or a stack), DICOM (a file each), one PNG")
-    add("--model", required=True, help="weights folder")
+    add("--model", required=True, help="name of a shipped model (`xdiff models`) or a weights folder")
     add("--out", required=True, type=Path, help="volume to write (.nii.gz); beside it _std.nii.gz, .json and .png")
     add("--estimate", default="mean", help="mean (the default), sample, or mean_of_N: the mean of N samples")
     add("--steps", type=int, default=8, help="steps of a sample (default 8)")
