@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import Prepared
 from displaced_heads import head
-from slices_in_hand import one_contrast, posed_gaussian
+from slices_in_hand import one_contrast
 
 from baselines import posed
 from xdiff.checkpoint import read_weights, write_weights
@@ -114,10 +114,13 @@ def test_weights_that_nobody_validated_are_not_replaced(prepared: Prepared, weig
 
 def test_weights_that_cannot_be_shipped_are_refused(prepared: Prepared, weights: Path, exported: Path, tmp_path: Path) -> None:
     data = prepared.store, prepared.split
-    train("plain", MethodEntry(**LOCAL), *data, tmp_path / "plain")
+    tensors, config = read_weights(weights)
+    write_weights(tmp_path / "plain", tensors, {**config, "module": "baselines.gaussian_local"})
+    linear = {n: a for n, a in tensors.items() if not n.startswith("inner.local.")}
+    write_weights(tmp_path / "gaussian", linear, config)
     cases = {
         tmp_path / "plain": "expected baselines.posed",
-        posed_gaussian(prepared, tmp_path / "gaussian"): "a method with a local core",
+        tmp_path / "gaussian": "a method with a local core",
         exported: "as `xdiff train` writes them",
     }
     for folder, message in cases.items():

@@ -95,10 +95,10 @@ def reconstruct(
 ) -> Reconstruction:
     """Make a volume of given slices.
 
-    given: files of parallel sections. model: a shipped one's name or a weights folder. estimate: mean, sample or mean_of_N. at_mm: how far the slice
-    nearest to the middle of the stack lies from the middle of the anatomy, to the right, the front or the top; None: to be found.
-    reading: what is said of the files beside them. Raises InputError; with `force` not where the slices are unlike the training
-    volumes, which the sidecar then says.
+    given: files of parallel sections. model: the name of a shipped one or a weights folder. estimate: mean, sample or mean_of_N.
+    at_mm: how far the slice nearest to the middle of the stack lies from the middle of the anatomy, to the right, the front or
+    the top; None: to be found. reading: what is said of the files beside them. Raises InputError; with `force` not where the
+    slices are unlike the training volumes, which the sidecar then says.
     """
     start = time.perf_counter()
     if not ESTIMATE.fullmatch(estimate):
