@@ -56,7 +56,7 @@ def compress(tensors: Tensors, names: list[str], components: int, step: float, s
     """The tensors with the training volumes `names`, each (N, C, X, Y, Z), the first the most, packed as above.
 
     components: kept of the first one's even and odd parts together; step: of the rounding, in units of a component's standard
-    deviation over the volumes (0.02 is 2 % of the intensity scale). What cannot be had from the first ones' components is lost.
+    deviation over the volumes (0.005 is 0.5 % of the intensity scale). What cannot be had from the first ones' components is lost.
     """
     rng = np.random.default_rng([seed, components])
     shape = tensors[names[0]].shape[1:]

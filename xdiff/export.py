@@ -43,8 +43,8 @@ CARD = "README.md"
 class Packing:
     """components of the training volumes and step of their rounding: see compact.compress."""
 
-    components: int = 120
-    step: float = 0.01
+    components: int = 200
+    step: float = 0.005
 
     def __post_init__(self) -> None:
         if self.components < 1:
