@@ -102,7 +102,7 @@ def projected(volume: np.ndarray, tensors: Tensors) -> np.ndarray:
     mask, mean = _mask_of(tensors["basis.mask"], shape), tensors["basis.mean"].astype(np.float32)
     halves = [_unpacked(tensors, parity, mean.size) for parity in (EVEN, ODD)]
     even, odd = _parts(volume[None], mask)
-    weights = [np.linalg.lstsq(h.T, p[0], rcond=None)[0] for h, p in zip(halves, (even - mean, odd), strict=True)]
+    weights = [np.linalg.pinv(h @ h.T, hermitian=True) @ (h @ p[0]) for h, p in zip(halves, (even - mean, odd), strict=True)]
     return _volumes(weights[0][None], weights[1][None], mean, halves, mask, shape)[0].astype(np.float32)
 
 
