@@ -55,8 +55,9 @@ class Half:
 def compress(tensors: Tensors, names: list[str], components: int, step: float, seed: int = 0) -> Tensors:
     """The tensors with the training volumes `names`, each (N, C, X, Y, Z), the first the most, packed as above.
 
-    components: kept of the first one's even and odd parts together; step: of the rounding, in units of a component's standard
-    deviation over the volumes (0.005 is 0.5 % of the intensity scale). What cannot be had from the first ones' components is lost.
+    components: kept of the first one's even and odd parts together; step: of the rounding of components, each as strong as its
+    standard deviation over the volumes (0.005 is 0.5 % of the intensity scale). What the first ones' components do not make up
+    is lost.
     """
     rng = np.random.default_rng([seed, components])
     shape = tensors[names[0]].shape[1:]
