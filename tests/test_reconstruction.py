@@ -22,7 +22,7 @@ from xdiff.given import Reading
 from xdiff.out_of_distribution import calibrate
 from xdiff.planes import shifted
 from xdiff.pose_fit import fit_pose
-from xdiff.reconstruction import Reconstruction, main, reconstruct
+from xdiff.reconstruction import Reconstruction, _summary, main, reconstruct
 from xdiff.train import train
 from xdiff.volumes import read_volume
 
@@ -117,6 +117,17 @@ def test_a_stack_is_given_as_well_as_files_of_one(truth: np.ndarray, models: dic
     np.testing.assert_allclose(one.affine, several.affine, atol=1e-6)
 
 
+def test_a_picture_of_the_slice_gives_the_same_volume_in_a_world_of_its_own(
+    made: Reconstruction, truth: np.ndarray, models: dict[str, Path], tmp_path: Path
+) -> None:
+    section = np.round(50 * truth[:, :, HEIGHT]).astype(np.uint16)
+    Image.fromarray(np.ascontiguousarray(section.T[::-1, ::-1])).save(tmp_path / "slice.png")
+    pictured = reconstruct(tmp_path / "slice.png", models["posed"], reading=Reading(axis="axial", spacing_mm=SPACING_MM))
+    assert pictured.sidecar["planes"] == made.sidecar["planes"]
+    assert np.abs(pictured.volume / 50 - made.volume).max() < 0.01 * made.volume.max()
+    assert pictured.sidecar["given"][0]["view"] == "radiological" and "made up" in pictured.sidecar["given"][0]["world"]
+
+
 def test_without_poses_the_height_has_to_be_said(slice_file: Path, truth: np.ndarray, models: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="--at MM"):
         reconstruct(slice_file, models["centred"])
@@ -148,6 +159,12 @@ def test_files_and_sidecar(slice_file: Path, models: dict[str, Path], tmp_path: 
     np.testing.assert_allclose(volume.affine, std.affine)
     with Image.open(tmp_path / "volume.png") as picture:
         assert picture.size[0] > 500 and np.asarray(picture.convert("L")).std() > 10
+
+
+@pytest.mark.parametrize(("std_mm", "warned"), [([34.2, 2.5, 2.9], True), ([2.1, 2.7, 3.9], False), (None, False)])
+def test_an_unclear_place_is_warned_of(std_mm: list[float] | None, warned: bool, made: Reconstruction) -> None:
+    about = {**made.sidecar, "position": {"heights_mm": [-30.0], "std_mm": std_mm}}
+    assert any("--at MM" in line for line in _summary(about)) is warned
 
 
 def test_samples_differ_by_seed_and_by_nothing_else(slice_file: Path, models: dict[str, Path]) -> None:

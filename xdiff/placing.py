@@ -20,7 +20,7 @@ from xdiff.resampling import resample
 
 FOREGROUND = 0.05  # of the 99.5th percentile: above it a pixel shows something
 SAME = 1e-3  # relative difference between spacings that counts as none
-IN_PLANE_STD_MM = 6.0  # of the middle of a section's box about that of the head's
+IN_PLANE_STD_MM = 10.0  # of a section's box about the head's; measured on 14 brains: 1.6 mm sideways, up to 10.4 front to back
 HEIGHT_STD_MM = 4.0  # of a height that somebody states
 
 

@@ -39,6 +39,7 @@ from xdiff.whole_file import whole_file
 
 ESTIMATE = re.compile(r"mean|sample|mean_of_([2-9]|[1-9]\d{1,2})")
 MOST_STEPS = 1000
+UNSURE_MM = 10.0  # standard deviation of a place from which on it is better said
 
 
 @dataclass(frozen=True)
@@ -242,13 +243,18 @@ def main(argv: list[str] | None = None) -> None:
     _volume_path(args.out)  # before a minute is spent
     reading = Reading(args.thickness, args.axis, args.spacing, args.view)
     result = reconstruct(args.given, args.model, args.estimate, args.steps, args.seed, args.at, reading, args.force)
-    about = result.sidecar
     for path in result.save(args.out):
         print(path)
+    print("\n".join(_summary(result.sidecar)))
+
+
+def _summary(about: dict) -> list[str]:
+    """Lines for the person who waits: where the slices lie, how usual they are, and warnings."""
     position, doubt = about["position"], about["out_of_distribution"]
     spread = "as stated" if position["std_mm"] is None else f"std {position['std_mm']} mm along the array's axes"
-    print(
-        f"slices {position['heights_mm']} mm from the middle ({spread}); score {doubt['score']}, threshold {doubt['threshold']}"
-    )
-    for text in doubt["doubts"]:
-        print(f"warning: {text}")
+    lines = [f"slices {position['heights_mm']} mm from the middle of the anatomy ({spread})"]
+    lines.append(f"out-of-distribution score {doubt['score']}, threshold {doubt['threshold']}")
+    if max(position["std_mm"] or [0.0]) > UNSURE_MM:
+        # one sagittal slice may be of either half of the head
+        lines.append("warning: it is not clear where the slices lie; --at MM says it")
+    return lines + [f"warning: {text}" for text in doubt["doubts"]]
