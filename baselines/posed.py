@@ -17,6 +17,7 @@ import numpy as np
 
 from xdiff import gaussian_fit
 from xdiff.checkpoint import Tensors, read_weights, write_weights
+from xdiff.compact import expand
 from xdiff.config import MethodEntry
 from xdiff.data.centred import CentredStore
 from xdiff.data.split import Split
@@ -66,6 +67,7 @@ def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
 
 def load(weights: Path) -> Posed:
     tensors, config = read_weights(weights)
+    tensors = expand(tensors)
     settings = from_dict(Settings, config["params"], "methods.*.params")
     inner, pose = _without(INNER, tensors), _without(POSE, tensors)
     rows = pose.pop("rows", inner.get("rows"))

@@ -26,7 +26,13 @@ METADATA = {
     ".snakemake-workflow-catalog.yml",
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-SCRIPTS = ["workflow/scripts/install.sh", "workflow/scripts/demo.sh", "workflow/scripts/gpu.sh", ".ci/run"]
+SCRIPTS = [
+    "workflow/scripts/install.sh",
+    "workflow/scripts/demo.sh",
+    "workflow/scripts/gpu.sh",
+    "workflow/scripts/ship.sh",
+    ".ci/run",
+]
 
 
 # What git tracks --------------------------------------------------------------------------------------------------

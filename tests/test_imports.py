@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # A module may import those before it, never those after it. A package counts as one.
 ORDER = (
     *("errors", "whole_file", "budget", "locks", "team", "ledger", "plain", "config", "provenance", "nifti_fields", "volumes"),
-    *("planes", "resampling", "rotations", "seen", "stacks", "observation", "checkpoint"),
+    *("planes", "resampling", "rotations", "seen", "stacks", "observation", "checkpoint", "compact", "models"),
     *(
         "kriging",
         "gaussian",
@@ -36,7 +36,8 @@ ORDER = (
     *("training_curves", "tumour_figures", "tumour_panel", "anatomy_figures", "quality_vs_seconds", "ablation_figure"),
     *("trust", "tables", "figures", "document", "data_page", "page", "report", "overhead", "redraw", "reference"),
     *("clocks", "sizes", "timing", "official_networks", "official", "bench", "unit_costs", "planned", "forecast"),
-    *("plan_text", "plan", "given", "placing", "doubts", "preview", "reconstruction", "example", "viewer", "cli"),
+    *("plan_text", "plan", "given", "placing", "doubts", "preview", "reconstruction", "example", "model_card", "export"),
+    *("viewer", "cli"),
 )
 SOURCES = sorted((ROOT / "xdiff").rglob("*.py"))
 
@@ -112,7 +113,7 @@ LIGHT = [
 
 def test_starting_up_does_not_load_torch_or_monai() -> None:
     """A fresh interpreter: torch costs 1.7 s, monai 5 s, and neither is needed to read a table or draw a figure."""
-    modules = [*LIGHT, "config", "data.__main__", "sample", "train", "reconstruction", "cli"]
+    modules = [*LIGHT, "config", "data.__main__", "sample", "train", "reconstruction", "models", "export", "cli"]
     code = (
         "import importlib, sys\n"
         f"for name in {modules}:\n"

@@ -14,6 +14,8 @@ VERBS = {
     "train": ("xdiff.train", "train one method on one preprocessed cohort"),
     "sample": ("xdiff.sample", "reconstruct the test subjects at every point of a sweep"),
     "reconstruct": ("xdiff.reconstruction", "a volume, its uncertainty and a preview from slices of one's own"),
+    "models": ("xdiff.models", "list the models that travel with the package"),
+    "export": ("xdiff.export", "make trained weights a small model with a name, a card and measured worth"),
     "metrics": ("xdiff.metrics.__main__", "score reconstructions, collect scores, cut panels"),
     "segment": ("xdiff.segment.__main__", "nnU-Net: train it on real volumes, segment generated ones, score the masks"),
     "tables": ("xdiff.tables", "tables from the collected scores"),

@@ -26,6 +26,7 @@ from xdiff.config import MethodEntry
 from xdiff.doubts import Verdict, judge
 from xdiff.errors import InputError
 from xdiff.given import VIEWS, Given, Reading, read_given
+from xdiff.models import find_model
 from xdiff.observation import Observation
 from xdiff.placing import Array, around, observe_given, searching
 from xdiff.planes import AXES, AXIS_NAMES
@@ -95,10 +96,10 @@ def reconstruct(
 ) -> Reconstruction:
     """Make a volume of given slices.
 
-    given: files of parallel sections. model: a weights folder. estimate: mean, sample or mean_of_N. at_mm: how far the slice
-    nearest to the middle of the stack lies from the middle of the anatomy, to the right, the front or the top; None: to be found.
-    reading: what is said of the files beside them. Raises InputError; with `force` not where the slices are unlike the training
-    volumes, which the sidecar then says.
+    given: files of parallel sections. model: the name of a shipped one or a weights folder. estimate: mean, sample or mean_of_N.
+    at_mm: how far the slice nearest to the middle of the stack lies from the middle of the anatomy, to the right, the front or
+    the top; None: to be found. reading: what is said of the files beside them. Raises InputError; with `force` not where the
+    slices are unlike the training volumes, which the sidecar then says.
     """
     start = time.perf_counter()
     if not ESTIMATE.fullmatch(estimate):
@@ -176,14 +177,6 @@ def _spacing(config: dict) -> tuple[float, float, float]:
     return (float(spacing),) * 3 if isinstance(spacing, int | float) else tuple(spacing)
 
 
-def find_model(model: Path | str) -> Path:
-    """The weights folder of a path. Raises InputError where there is none."""
-    path = Path(model)
-    if not (path / "config.json").is_file():
-        raise InputError(path, "no config.json", "a weights folder")
-    return path
-
-
 def _about_model(config: dict, weights: Path) -> dict:
     keys = ("module", "trained_on", "grid", "shape", "spacing_mm", "frame", "model_version")
     name = config.get("name", config["method"])
@@ -232,7 +225,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("--given", required=True, type=Path, nargs="+", help="slices: NIfTI (a section or a stack), DICOM (a file each), one PNG")
-    add("--model", required=True, help="weights folder")
+    add("--model", required=True, help="name of a shipped model (`xdiff models`) or a weights folder")
     add("--out", required=True, type=Path, help="volume to write (.nii.gz); beside it _std.nii.gz, .json and .png")
     add("--estimate", default="mean", help="mean (the default), sample, or mean_of_N: the mean of N samples")
     add("--steps", type=int, default=8, help="steps of a sample (default 8)")
