@@ -53,7 +53,7 @@ def test_a_truth_with_other_axes_is_turned_and_the_panel_says_by_how_much(folder
     write_volume(folder / "truth.nii.gz", blob((72, 88, 64), straight), straight)
     write_volume(folder / "blob.nii.gz", blob(SHAPE, oblique_affine()), oblique_affine())
     panels = make_panels(read_volume(folder / "blob.nii.gz"), read_volume(folder / "truth.nii.gz"), None)
-    assert panels[0].note == "acquired, resampled to the reconstruction's voxels, turned 17.0°"
+    assert panels[0].note == "acquired, resampled to the voxels shown, turned 17.0°"
     assert np.abs(panels[2].array).max() < 40  # from a voxel of 2 mm to one of 4 mm the top is blurred by a little
 
 

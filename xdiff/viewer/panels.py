@@ -62,7 +62,7 @@ def on_voxels_of(volume: Volume, other: Volume) -> tuple[np.ndarray, str]:
         return other.array, ""
     ratio, offset = np.diag(step)[:3], step[:3, 3]
     turned = np.abs(step[:3, :3] - np.diag(ratio)) @ reach > POSE_TOLERANCE_VOXELS
-    done = "resampled to the reconstruction's voxels"
+    done = "resampled to the voxels shown"
     if turned.any():
         moved, done = resample_turned(other.array, step, volume.shape), f"{done}, turned {_angle_deg(volume, other):.1f}°"
     else:
