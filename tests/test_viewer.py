@@ -40,13 +40,28 @@ def test_a_truth_on_other_voxels_is_moved_and_the_panel_says_so(folder: Path) ->
     assert np.abs(panels[2].array[4:, 5:, 3:]).max() < 1
 
 
-def test_truths_that_are_turned_or_elsewhere_are_refused(folder: Path) -> None:
-    volume = read_volume(folder / "volume.nii.gz")
+def blob(shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
+    """A smooth spot at (22, 10, -8) mm, of 14 mm, whatever the voxels."""
+    mm = np.tensordot(affine[:3, :3], np.indices(shape), 1) + affine[:3, 3, None, None, None]
+    away = (mm - np.array([22.0, 10.0, -8.0])[:, None, None, None]) / 14
+    return (1000 * np.exp(-(away**2).sum(axis=0) / 2)).astype(np.float32)
+
+
+def test_a_truth_with_other_axes_is_turned_and_the_panel_says_by_how_much(folder: Path) -> None:
+    straight = np.diag([2.0, 2.0, 2.0, 1.0])
+    straight[:3, 3] = [-70, -88, -64]
+    write_volume(folder / "truth.nii.gz", blob((72, 88, 64), straight), straight)
+    write_volume(folder / "blob.nii.gz", blob(SHAPE, oblique_affine()), oblique_affine())
+    panels = make_panels(read_volume(folder / "blob.nii.gz"), read_volume(folder / "truth.nii.gz"), None)
+    assert panels[0].note == "acquired, resampled to the voxels shown, turned 17.0°"
+    assert np.abs(panels[2].array).max() < 40  # from a voxel of 2 mm to one of 4 mm the top is blurred by a little
+
+
+def test_a_truth_elsewhere_is_refused(folder: Path) -> None:
     far = oblique_affine()
     far[:3, 3] += 900
-    for affine, found in ((oblique_affine(0.0), "turned"), (far, "elsewhere")):
-        with pytest.raises(InputError, match=found):
-            on_voxels_of(volume, Volume(lopsided(), affine, Path("truth.nii.gz")))
+    with pytest.raises(InputError, match="elsewhere"):
+        on_voxels_of(read_volume(folder / "volume.nii.gz"), Volume(lopsided(), far, Path("truth.nii.gz")))
 
 
 def test_a_std_that_is_negative_or_on_other_voxels_is_refused(folder: Path) -> None:

@@ -1,6 +1,6 @@
-"""From one array of voxels to another with parallel axes: linear with anti-aliasing, nearest for labels, exact where it can be.
+"""From one array of voxels to another: linear with anti-aliasing, nearest for labels, exact where it can be.
 
-Voxel v of the new array lies at voxel `ratio * v + offset` of the old one; what lies outside the old one is 0.
+With parallel axes, voxel v of the new array lies at voxel `ratio * v + offset` of the old one; what lies outside it is 0.
 """
 
 from __future__ import annotations
@@ -23,6 +23,16 @@ def resample(image: np.ndarray, ratio: np.ndarray, offset: np.ndarray, shape: Se
     sigma = np.sqrt(np.maximum(ratio**2 - 1, 0)) / FWHM_PER_SIGMA
     smooth = ndimage.gaussian_filter(image, sigma) if sigma.any() else image
     return ndimage.affine_transform(smooth, ratio, offset, tuple(shape), order=1, mode="constant", cval=0.0)
+
+
+def resample_turned(image: np.ndarray, step: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """As `resample`, between axes that are turned: voxel v of the new array lies at `step` (4, 4) times (v, 1) of the old one.
+
+    The new voxel's size along an old axis is the length of that row of `step`, which for parallel axes is `ratio`.
+    """
+    sigma = np.sqrt(np.maximum((step[:3, :3] ** 2).sum(axis=1) - 1, 0)) / FWHM_PER_SIGMA
+    smooth = ndimage.gaussian_filter(image, sigma) if sigma.any() else image
+    return ndimage.affine_transform(smooth, step[:3, :3], step[:3, 3], tuple(shape), order=1, mode="constant", cval=0.0)
 
 
 def nearest(labels: np.ndarray, ratio: np.ndarray, offset: np.ndarray, shape: Sequence[int]) -> np.ndarray:

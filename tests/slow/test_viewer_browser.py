@@ -100,7 +100,7 @@ ANSWERS = """{
   }),
   requests: performance.getEntriesByType("resource").map(e => e.name).filter(n => !/^(data|blob):/.test(n)),
   labels: [...document.querySelectorAll("figcaption b")].map(b => b.textContent),
-  stamped: [...document.querySelectorAll("figure")].map(f => f.querySelector(".mark") !== null),
+  stamped: [...document.querySelectorAll("figure")].map(f => f.querySelectorAll(".mark").length),
 }"""
 
 
@@ -119,7 +119,7 @@ def answers(page: Path) -> dict:
 
 def test_four_panels_are_drawn_and_only_the_acquired_one_is_not_stamped(answers: dict) -> None:
     assert answers["failed"] == "" and answers["labels"] == ["Truth", "Reconstruction", "Difference", "Uncertainty"]
-    assert answers["stamped"] == [False, True, True, True]
+    assert answers["stamped"] == [0, 3, 3, 3]  # in each view
     assert min(answers["colours"]) > 20, answers["colours"]
 
 

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="xdiff view", description="A volume in the browser, offline, in one HTML file.")
     add = parser.add_argument
     add("volume", type=Path, help="NIfTI volume, or the sidecar JSON of `xdiff reconstruct`, which knows the rest")
-    add("--truth", type=Path, help="real volume; on other voxels with parallel axes it is resampled, and the page says so")
+    add("--truth", type=Path, help="real volume; on other voxels it is resampled to those of the volume, and the page says so")
     add("--std", type=Path, help="standard deviation on the volume's voxels")
     add("--given", nargs="+", default=[], metavar="AXIS:INDEX", help="given slices in the volume's RAS voxels, such as axial:12")
     add("--model", metavar="NAME", help="what made the volume, for the page")

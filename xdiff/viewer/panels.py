@@ -9,7 +9,7 @@ import numpy as np
 
 from xdiff.errors import InputError
 from xdiff.planes import AXIS_NAMES, AnyPlane, Plane, coverage
-from xdiff.resampling import resample
+from xdiff.resampling import resample, resample_turned
 from xdiff.volumes import POSE_TOLERANCE_VOXELS, Volume
 
 BRIGHTEST = 99.5  # percentile of what is not 0 at which a colour scale ends
@@ -31,14 +31,14 @@ class Panel:
 def make_panels(volume: Volume, truth: Volume | None, std: Volume | None) -> list[Panel]:
     """Truth, reconstruction, difference and standard deviation, as far as they are there. The first two have one scale.
 
-    Raises InputError where the truth's axes are not the volume's, or the standard deviation lies on other voxels.
+    Raises InputError where the truth lies elsewhere, or the standard deviation on other voxels.
     """
     panels = []
     top = _top(volume.array)
     if truth is not None:
-        real, moved = on_voxels_of(volume, truth)
+        real, done = on_voxels_of(volume, truth)
         top = _top(real)
-        note = "acquired, resampled to the reconstruction's voxels" if moved else "acquired"
+        note = f"acquired, {done}" if done else "acquired"
         panels.append(Panel("Truth", note, real, "gray", 0.0, top, False))
     panels.append(Panel("Reconstruction", "synthetic", volume.array, "gray", 0.0, top, True))
     if truth is not None:
@@ -51,22 +51,36 @@ def make_panels(volume: Volume, truth: Volume | None, std: Volume | None) -> lis
     return panels
 
 
-def on_voxels_of(volume: Volume, other: Volume) -> tuple[np.ndarray, bool]:
-    """`other` (X, Y, Z) on the voxels of `volume`, and whether it had to be resampled for that (0 outside of it).
+def on_voxels_of(volume: Volume, other: Volume) -> tuple[np.ndarray, str]:
+    """`other` (X, Y, Z) on the voxels of `volume`, 0 outside of it, and what had to be done for that ("" where nothing).
 
-    Raises InputError where their axes are not parallel.
+    Raises InputError where they do not overlap.
     """
     step = np.linalg.inv(other.affine) @ volume.affine  # from a voxel of `volume` to one of `other`
-    ratio, offset = np.diag(step)[:3], step[:3, 3]
     reach = np.array(volume.shape)
-    if (np.abs(step[:3, :3] - np.diag(ratio)) @ reach).max() > POSE_TOLERANCE_VOXELS:
-        raise InputError(other.path, "axes that are turned against the volume's", f"those of {volume.path.name}")
-    if other.shape == volume.shape and (np.abs(ratio - 1) * reach + np.abs(offset)).max() <= POSE_TOLERANCE_VOXELS:
-        return other.array, False
-    overlap = np.minimum(ratio * (reach - 1) + offset, np.array(other.shape) - 1) - np.maximum(offset, 0)
-    if overlap.min() <= 0:
+    if other.shape == volume.shape and _moved(step - np.eye(4), reach) <= POSE_TOLERANCE_VOXELS:
+        return other.array, ""
+    ratio, offset = np.diag(step)[:3], step[:3, 3]
+    turned = np.abs(step[:3, :3] - np.diag(ratio)) @ reach > POSE_TOLERANCE_VOXELS
+    done = "resampled to the voxels shown"
+    if turned.any():
+        moved, done = resample_turned(other.array, step, volume.shape), f"{done}, turned {_angle_deg(volume, other):.1f}°"
+    else:
+        moved = resample(other.array, ratio, offset, volume.shape)
+    if not moved.any():
         raise InputError(other.path, "a volume that lies elsewhere in the world", f"one that overlaps {volume.path.name}")
-    return resample(other.array, ratio, offset, volume.shape), True
+    return moved, done
+
+
+def _moved(change: np.ndarray, reach: np.ndarray) -> float:
+    """By how many voxels at most `change` (4, 4) moves a voxel of an array of shape `reach`."""
+    return float((np.abs(change[:3, :3]) @ reach + np.abs(change[:3, 3])).max())
+
+
+def _angle_deg(volume: Volume, other: Volume) -> float:
+    """The angle of the rotation between the axes of two volumes."""
+    first, second = (v.affine[:3, :3] / np.linalg.norm(v.affine[:3, :3], axis=0) for v in (volume, other))
+    return float(np.degrees(np.arccos(np.clip((np.trace(first.T @ second) - 1) / 2, -1, 1))))
 
 
 def given_mask(planes: Sequence[AnyPlane], shape: tuple[int, ...]) -> np.ndarray:

@@ -33,10 +33,11 @@ function figure(panel) {
   const caption = element("figcaption", "", "", box);
   element("b", "", panel.label, caption);
   const value = element("span", "value", "", caption);
-  element("div", "note", panel.note, caption);
+  element("div", "note", panel.note, caption).title = panel.note;
   const frame = element("div", "frame", "", box);
   const canvas = element("canvas", "", "", frame);
-  if (panel.synthetic) element("div", "mark", "SYNTHETIC", frame);
+  const thirds = panel.synthetic ? [0, 1, 2] : []; // one stamp per view, so that a view cut out of a screenshot keeps it
+  for (const third of thirds) element("div", "mark", "SYNTHETIC", frame).style.bottom = `calc(${(100 * third) / 3}% + 4px)`;
   const stops = COLOURS[panel.colours].map(stop => `rgb(${stop})`).join();
   element("div", "scale", "", box).style.background = `linear-gradient(to right, ${stops})`;
   const ends = element("div", "ends", "", box);
