@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,30 @@ def test_untrained_mean_is_the_estimate_without_a_network(cohort: Prepared, untr
     np.testing.assert_allclose(volume, expected.corrected, atol=1e-5)
     np.testing.assert_array_equal(std, np.where(observation.known, 0, expected.std))
     assert evaluations == SECTIONS[cohort.store.cohort]
+
+
+@pytest.mark.parametrize("noise", ["shared", "independent"])
+@pytest.mark.parametrize("estimate", ["mean", "sample", "mean_of_2"])
+def test_without_fusion_the_network_is_not_asked_and_counts_for_nothing(
+    cohort: Prepared, untrained: Path, scrambled: method.XDiffusion, estimate: str, noise: str
+) -> None:
+    observation, silent = observe_test(cohort, [Plane(2, 9)]), method.load(untrained.with_name("scrambled"))
+    silent.fusion, silent.sampler = sampler.NONE, replace(silent.sampler, fusion="none", noise=noise)
+    silent.network.section = None  # would raise
+    volume, std, evaluations = silent.reconstruct(observation, 3, estimate, np.random.default_rng(0))
+    plain = method.load(untrained)  # whose network returns 0
+    plain.sampler = replace(plain.sampler, noise=noise)
+    expected, own, _ = plain.reconstruct(observation, 3, estimate, np.random.default_rng(0))
+    np.testing.assert_allclose(volume, expected, atol=1e-5)
+    np.testing.assert_allclose(std, own, atol=1e-5)
+    assert evaluations == 0
+
+
+def test_fusion_is_chosen_by_the_settings(cohort: Prepared, untrained: Path) -> None:
+    tensors, config = read_weights(untrained)
+    folder = untrained.with_name("alone")
+    write_weights(folder, tensors, {**config, "params": {**config["params"], "sampler": {"fusion": "none"}}})
+    assert method.load(folder).fusion is sampler.NONE
 
 
 @pytest.mark.parametrize("estimate", ["mean", "sample", "mean_of_2"])

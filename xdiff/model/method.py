@@ -18,7 +18,7 @@ from xdiff.data.store import Store
 from xdiff.local import Core, log_distance
 from xdiff.model.diffusion import make_condition
 from xdiff.model.network import Network
-from xdiff.model.sampler import UNIFORM, Denoiser, Fusion, mean_residual, moments, sample_residual
+from xdiff.model.sampler import NONE, UNIFORM, Denoiser, Fusion, mean_residual, moments, sample_residual
 from xdiff.model.spectrum import Spectra
 from xdiff.model.training import Settings, fit_network, make_problem  # noqa: F401
 from xdiff.observation import Observation
@@ -46,7 +46,7 @@ class XDiffusion:
         channels_last(network)
         self.network, self.sampler = network.to(self.device), settings.sampler
         fitted = Fusion(*(tensors[f"fusion.{name}"] for name in Fusion._fields))
-        self.fusion = fitted if self.sampler.fusion == "fitted" else UNIFORM
+        self.fusion = {"fitted": fitted, "uniform": UNIFORM, "none": NONE}[self.sampler.fusion]
         self.spectra = Spectra(tensors["spectra.log_distance"], tensors["spectra.power"])
         if self.device.type == "cuda":
             self.device_name = torch.cuda.get_device_name()

@@ -25,7 +25,7 @@ FACTOR = {"cuda": 4}  # by device, 1 elsewhere: a GPU waits for the launches of 
 SIGMA_MAX, SIGMA_MIN, RHO = 80.0, 0.03, 7.0
 WARM_SIGMA = 5.0  # noise that a warm start adds to the mean: the largest modes stand out of it
 CHOICES = {
-    "fusion": ("fitted", "uniform"),
+    "fusion": ("fitted", "uniform", "none"),
     "noise": ("shared", "independent"),
     "projection": ("every_step", "end"),
     "start": ("noise", "warm"),
@@ -36,8 +36,9 @@ CHOICES = {
 @dataclass(frozen=True)
 class SamplerSettings:
     """The first of every choice is X-Diffusion, the others are ablations. fusion: weights of the three axes' estimates, fitted on
-    validation subjects or equal; noise: one state of the whole volume, or one for each axis with its own noise; projection: on
-    the given voxels at every step or at the end alone; start: from noise, or from the mean with WARM_SIGMA of noise."""
+    validation subjects, equal, or none: the core and the linear denoiser alone, the network is not asked; noise: one state of the
+    whole volume, or one for each axis with its own noise; projection: on the given voxels at every step or at the end alone;
+    start: from noise, or from the mean with WARM_SIGMA of noise."""
 
     fusion: str = "fitted"
     noise: str = "shared"
@@ -71,6 +72,7 @@ def _log_sigma(t: float | np.ndarray) -> float | np.ndarray:
 
 
 UNIFORM = Fusion(np.ones(1), np.zeros(1), np.full((1, 1, 2), 1 / 3))
+NONE = Fusion(np.ones(1), np.zeros(1), np.zeros((1, 1, 2)))
 
 
 class Denoiser(NamedTuple):
@@ -89,9 +91,14 @@ class Denoiser(NamedTuple):
         return self.condition.known.shape
 
     @property
+    def silent(self) -> bool:
+        """Whether nothing that the network says would count: then it is not asked."""
+        return not self.fusion.weights.any()
+
+    @property
     def evaluations(self) -> int:
         """Section evaluations of one call: all sections of three axes."""
-        return sum(self.shape[1:])
+        return 0 if self.silent else sum(self.shape[1:])
 
     def tokens(self) -> Tensor | None:
         return None if self.network.tokens is None else self.network.tokens(self.condition.maps[None])
@@ -106,7 +113,7 @@ def axis_estimates(denoiser: Denoiser, state: Tensor, t: float, axes: tuple[int,
     shown_state = state if t < 1 else torch.zeros_like(state)
     linear, unit, shown = (v[0] for v in precondition(shown_state[None], time, denoiser.spectrum))
     context, tokens = None, denoiser.tokens()
-    if network.trunk is not None:
+    if network.trunk is not None and axes:
         context = double(network.trunk(shown[None], time, maps[None]), state.shape[1:])[0]
     raw = torch.empty(len(axes), *state.shape, device=state.device)
     for i, axis in enumerate(axes):
@@ -124,12 +131,13 @@ def denoised(denoiser: Denoiser, state: Tensor, t: float, project: bool = True) 
     """The fused estimate of r_0 (C, X, Y, Z), 0 at the voxels that are known exactly if `project`. A state (3, C, X, Y, Z) has
     one volume for each target axis."""
     weights = denoiser.fusion.at(t, denoiser.axis, denoiser.openness).to(state)
+    asked = () if denoiser.silent else (0, 1, 2)
     if state.ndim == 4:
-        linear, added = axis_estimates(denoiser, state, t)
-        fused = linear + torch.tensordot(weights, added, dims=1)
+        linear, added = axis_estimates(denoiser, state, t, asked)
+        fused = linear + torch.tensordot(weights[: len(asked)], added, dims=1)
     else:
-        parts = [axis_estimates(denoiser, state[axis], t, (axis,)) for axis in range(3)]
-        fused = sum(linear / 3 + w * added[0] for w, (linear, added) in zip(weights, parts, strict=True))
+        parts = [axis_estimates(denoiser, state[axis], t, asked[axis : axis + 1]) for axis in range(3)]
+        fused = sum(linear / 3 + (w * added).sum(dim=0) for w, (linear, added) in zip(weights, parts, strict=True))
     return torch.where(denoiser.condition.known, 0.0, fused) if project else fused
 
 
