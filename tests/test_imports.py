@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # A module may import those before it, never those after it. A package counts as one.
 ORDER = (
     *("errors", "whole_file", "budget", "locks", "team", "ledger", "plain", "config", "provenance", "nifti_fields", "volumes"),
-    *("planes", "rotations", "seen", "stacks", "observation", "checkpoint"),
+    *("planes", "resampling", "rotations", "seen", "stacks", "observation", "checkpoint"),
     *(
         "kriging",
         "gaussian",
@@ -24,6 +24,7 @@ ORDER = (
         "gaussian_fit",
         "pose",
         "pose_fit",
+        "out_of_distribution",
         "filters",
         "view",
         "gaussian_device",
@@ -35,7 +36,7 @@ ORDER = (
     *("training_curves", "tumour_figures", "tumour_panel", "anatomy_figures", "quality_vs_seconds", "ablation_figure"),
     *("trust", "tables", "figures", "document", "data_page", "page", "report", "overhead", "redraw", "reference"),
     *("clocks", "sizes", "timing", "official_networks", "official", "bench", "unit_costs", "planned", "forecast"),
-    *("plan_text", "plan", "cli"),
+    *("plan_text", "plan", "given", "placing", "doubts", "preview", "reconstruction", "example", "cli"),
 )
 SOURCES = sorted((ROOT / "xdiff").rglob("*.py"))
 
@@ -111,7 +112,7 @@ LIGHT = [
 
 def test_starting_up_does_not_load_torch_or_monai() -> None:
     """A fresh interpreter: torch costs 1.7 s, monai 5 s, and neither is needed to read a table or draw a figure."""
-    modules = [*LIGHT, "config", "data.__main__", "sample", "train", "cli"]
+    modules = [*LIGHT, "config", "data.__main__", "sample", "train", "reconstruction", "cli"]
     code = (
         "import importlib, sys\n"
         f"for name in {modules}:\n"

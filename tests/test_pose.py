@@ -215,3 +215,13 @@ def test_planes_that_are_not_parallel_sections_are_refused(model: PoseModel, pla
 
 def test_normalising_scores_does_not_overflow() -> None:
     np.testing.assert_allclose(normalised(np.array([1e6, 1e6 + np.log(3), -np.inf])), [0.25, 0.75, 0])
+
+
+def test_a_posterior_goes_with_the_array_that_is_moved() -> None:
+    probability = np.random.default_rng(3).random((3, 5, 7))
+    pose = Pose(probability / probability.sum(), (2.0, 2.0, 2.0))
+    moved = pose.about((1, -2, 3))
+    for (here, share), (there, same) in zip(pose.likeliest(105), moved.likeliest(105), strict=True):
+        assert np.subtract(here, there).tolist() == [1, -2, 3]
+        assert same == pytest.approx(share)
+    np.testing.assert_allclose(moved.std_mm, pose.std_mm)

@@ -13,6 +13,7 @@ VERBS = {
     "check": ("xdiff.data.check", "say what a folder of volumes holds, before anything is run"),
     "train": ("xdiff.train", "train one method on one preprocessed cohort"),
     "sample": ("xdiff.sample", "reconstruct the test subjects at every point of a sweep"),
+    "reconstruct": ("xdiff.reconstruction", "a volume, its uncertainty and a preview from slices of one's own"),
     "metrics": ("xdiff.metrics.__main__", "score reconstructions, collect scores, cut panels"),
     "segment": ("xdiff.segment.__main__", "nnU-Net: train it on real volumes, segment generated ones, score the masks"),
     "tables": ("xdiff.tables", "tables from the collected scores"),
@@ -30,7 +31,7 @@ VERBS = {
 
 def usage() -> str:
     """The help text: every verb with its one line."""
-    lines = "\n".join(f"  {verb:<11}{text}" for verb, (_, text) in VERBS.items())
+    lines = "\n".join(f"  {verb:<13}{text}" for verb, (_, text) in VERBS.items())
     head = f"xdiff {__version__}: a 3D MRI volume from one slice or a few"
     return f"{head}\n\nusage: xdiff VERB [options], xdiff VERB --help\n\n{lines}"
 

@@ -28,10 +28,10 @@ LAST_FORM_CODE = 5
 QUATERNION_SLACK = 3.5e-7  # half turns rounded to float32; beyond it nibabel finds no fourth component either
 
 
-def check_fields(raw: Fields, path: Path, channels: int = 1, flat: bool = False) -> None:
+def check_fields(raw: Fields, path: Path, channels: int = 1, flat: bool | None = False) -> None:
     """Raise InputError for the first field of a raw header that is out of range or contradicts another one.
 
-    `channels`: more than one for a 4D file of so many volumes.
+    `channels`: more than one for a 4D file of so many volumes. `flat`: 1 voxel along one axis; None: along one or none.
     """
     # what overflows or is no number on the way is what the checks are looking for
     with np.errstate(invalid="ignore", over="ignore"):
@@ -50,7 +50,7 @@ def voxels_of(raw: Fields) -> int:
     return math.prod(int(n) for n in raw["dim"][1 : 1 + int(raw["dim"][0])])
 
 
-def _check_dim(raw: Fields, path: Path, channels: int, flat: bool) -> None:
+def _check_dim(raw: Fields, path: Path, channels: int, flat: bool | None) -> None:
     n = int(raw["dim"][0])
     shape = tuple(int(size) for size in raw["dim"][1 : 1 + n]) if 0 < n < 8 else ()
     if channels > 1 and (n != 4 or shape[3] != channels):
@@ -59,7 +59,9 @@ def _check_dim(raw: Fields, path: Path, channels: int, flat: bool) -> None:
         raise InputError(path, f"{n} dimensions {shape}", "3 dimensions, one volume per file")
     if flat and sorted(shape)[:2].count(1) != 1:
         raise InputError(path, f"shape {shape}", "an image: 1 voxel along one axis, at least 2 along the others")
-    if not flat and min(shape[:3]) < 2:
+    if flat is None and sorted(shape)[1] < 2:
+        raise InputError(path, f"shape {shape}", "a section or a stack of them: at least 2 voxels along two axes")
+    if flat is False and min(shape[:3]) < 2:
         raise InputError(path, f"shape {shape}", "at least 2 voxels along each axis")
     if voxels_of(raw) > MAX_VOXELS:
         raise InputError(path, f"shape {shape}, {voxels_of(raw):.2g} voxels", f"at most {MAX_VOXELS:.2g} voxels")

@@ -70,6 +70,11 @@ class Pose:
         places = np.stack(np.unravel_index(order, self.probability.shape), axis=1) - self._middle
         return [(tuple(place), float(share)) for place, share in zip(places.tolist(), shares, strict=True)]
 
+    def about(self, shift: Sequence[int]) -> Pose:
+        """The same posterior for an array that is moved by `shift`, voxels."""
+        beyond = [(abs(by), abs(by)) for by in shift]
+        return Pose(shifted(np.pad(self.probability, beyond), [-by for by in shift]), self.spacing_mm)
+
     def draw(self, rng: np.random.Generator) -> tuple[int, int, int]:
         """One shift from the posterior."""
         flat = self.probability.ravel()
@@ -80,12 +85,13 @@ class Pose:
 @dataclass
 class PoseModel:
     """What `pose` needs beside the centred training volumes: prior_std (3,) voxels; noise (3,), the variance sigma^2 by axis of
-    the given sections; temperature (3, len(TEMPERED_K))."""
+    the given sections; temperature (3, len(TEMPERED_K)); farthest: no shift is a larger share of the array."""
 
     linear: LinearGaussian
     prior_std: np.ndarray
     noise: np.ndarray = field(default_factory=lambda: np.full(3, 1e-2))
     temperature: np.ndarray = field(default_factory=lambda: np.ones((3, len(TEMPERED_K))))
+    farthest: float = 1 / 3
 
     def __post_init__(self) -> None:
         self._grams: dict[Plane, np.ndarray] = {}
@@ -93,8 +99,8 @@ class PoseModel:
 
     @property
     def reach(self) -> np.ndarray:
-        """Largest shift (3,) that is searched, voxels; at most a third of the array."""
-        return np.minimum(np.ceil(REACH * self.prior_std), np.array(self.linear.rows.shape[2:]) // 3).astype(int)
+        """Largest shift (3,) that is searched, voxels."""
+        return np.minimum(np.ceil(REACH * self.prior_std), np.array(self.linear.rows.shape[2:]) * self.farthest).astype(int)
 
     def pose(self, observation: Observation) -> Pose:
         """Posterior over shifts given the sections. Raises InputError for planes that are not parallel and axis-aligned."""

@@ -83,6 +83,13 @@ def read_image(path: Path | str) -> Volume:
     return Volume(_voxels(image, path), np.asarray(image.affine, dtype=np.float64), path)
 
 
+def read_sections(path: Path | str) -> Volume:
+    """Read one section, such as (X, 1, Z), or a stack of them, as `read_volume` reads volumes."""
+    path = Path(path)
+    image = nib.as_closest_canonical(_open(path, flat=None))
+    return Volume(_voxels(image, path), np.asarray(image.affine, dtype=np.float64), path)
+
+
 def read_labels(path: Path | str, allowed: set[int], like: Volume) -> Volume:
     """Read an integer label map (X, Y, Z) uint8 that must lie on the same voxels as `like`."""
     volume = read_volume(path)
@@ -139,7 +146,7 @@ def read_header(path: Path | str, channels: int = 1) -> Header:
     return Header(path, shape, affine, header.get_data_dtype().name, "".join(nib.orientations.ornt2axcodes(turn)))
 
 
-def _open(path: Path, channels: int = 1, flat: bool = False) -> nib.Nifti1Image:
+def _open(path: Path, channels: int = 1, flat: bool | None = False) -> nib.Nifti1Image:
     """The image, once its header has passed every check. Never holds more bytes than the header asks for, plus a chunk."""
     with _damage_named(path):
         with _stream(path) as stream:
@@ -170,7 +177,7 @@ def _stream(path: Path) -> BinaryIO:
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
 
 
-def _header(data: bytes, path: Path, channels: int = 1, flat: bool = False) -> tuple[nib.Nifti1Header, np.void]:
+def _header(data: bytes, path: Path, channels: int = 1, flat: bool | None = False) -> tuple[nib.Nifti1Header, np.void]:
     """The checked header and its fields as they are stored: nibabel turns -2 mm into 2 mm and 0 into 1 mm without an error."""
     for kind, magic in ((nib.Nifti1Header, b"n+1\0"), (nib.Nifti2Header, b"n+2\0\r\n\032\n")):
         layout = kind.template_dtype

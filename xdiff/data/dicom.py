@@ -23,8 +23,13 @@ from xdiff.errors import InputError
 from xdiff.volumes import POSE_TOLERANCE_VOXELS, Volume, canonical
 
 PATIENT, SERIES, DESCRIPTION, ECHO, FRAME = "0010|0020", "0020|000e", "0008|103e", "0018|0081", "0020|0052"
-POSITION, ORIENTATION, SPACING = "0020|0032", "0020|0037", "0028|0030"
-NAMES = {POSITION: "ImagePositionPatient", ORIENTATION: "ImageOrientationPatient", SPACING: "PixelSpacing"}
+POSITION, ORIENTATION, SPACING, THICKNESS = "0020|0032", "0020|0037", "0028|0030", "0018|0050"
+NAMES = {
+    POSITION: "ImagePositionPatient",
+    ORIENTATION: "ImageOrientationPatient",
+    SPACING: "PixelSpacing",
+    THICKNESS: "SliceThickness",
+}
 # what lies beside slices without being one; UK Biobank's archives hold a manifest.cvs
 BESIDE = {".json", ".txt", ".csv", ".cvs", ".tsv", ".xml", ".md", ".nii", ".gz"}
 ANONYMOUS = re.compile(r"0*|anon.*|unknown|none|n/?a", re.IGNORECASE)
@@ -86,6 +91,20 @@ def stack(series: Sequence[Slice]) -> Volume:
     return canonical(array, _affine(ordered[0], step), ordered[0].path.parent)
 
 
+def read_slice(path: Path, thickness_mm: float | None = None) -> Volume:
+    """One file as a RAS+ volume of one section, as thick as SliceThickness says or, where that is given, `thickness_mm`.
+
+    Raises InputError as `read_series` does of a file.
+    """
+    one = _header(path)
+    in_plane = _in_plane(one)
+    thick = float(one.numbers(THICKNESS, 1)[0]) if thickness_mm is None else thickness_mm
+    if thick <= 0:
+        raise InputError(path, f"{NAMES[THICKNESS]} {one.tags[THICKNESS]}", "a number > 0")
+    affine = _affine(one, np.cross(in_plane[:3], in_plane[3:6]) * thick)
+    return canonical(pixels(path, one.size)[..., None], affine, path)
+
+
 def by_series(slices: Sequence[Slice]) -> dict[str, list[Slice]]:
     """SeriesInstanceUID -> its slices."""
     series: dict[str, list[Slice]] = {}
@@ -139,7 +158,7 @@ def _header(path: Path) -> Slice:
     if reader.GetSize()[2:] != (1,) or reader.GetNumberOfComponents() != 1:
         found = f"size {reader.GetSize()} with {reader.GetNumberOfComponents()} component(s)"
         raise InputError(path, found, "one grey slice per file (multi-frame DICOM is not read: convert it to NIfTI)")
-    wanted = (PATIENT, SERIES, DESCRIPTION, ECHO, FRAME, POSITION, ORIENTATION, SPACING)
+    wanted = (PATIENT, SERIES, DESCRIPTION, ECHO, FRAME, POSITION, ORIENTATION, SPACING, THICKNESS)
     return Slice(path, tags_of(reader, wanted), reader.GetSize()[:2])
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage
 from tqdm import tqdm
 
 from xdiff.config import Cohort, Grid
@@ -24,11 +23,11 @@ from xdiff.errors import InputError, ManyInputErrors
 from xdiff.observation import intensity_scale
 from xdiff.plain import digest, write_json
 from xdiff.planes import AXES
+from xdiff.resampling import nearest, resample
 from xdiff.volumes import spacing_of
 from xdiff.whole_file import whole_file
 
 PREPROCESS_VERSION = 2
-FWHM_PER_SIGMA = 2.3548
 
 
 def preprocess(cohort: Cohort, grid: Grid, names: tuple[str, str], root: Path, split: Split, out: Path, workers: int = 1) -> None:
@@ -170,36 +169,13 @@ def to_grid(subject: Subject, grid: Grid, centre_mm: Sequence[float] | None) -> 
     offset = centre - ratio * (np.array(grid.shape) - 1) / 2
     # where spacing does not change, a shift by whole voxels keeps the acquired sections untouched
     offset = np.where(ratio == 1.0, np.round(offset), offset)
-    images = np.stack([_resample(image, ratio, offset, grid.shape) for image in subject.images])
-    mask = _resample(subject.foreground.astype(np.float32), ratio, offset, grid.shape) >= 0.5
-    labels = None if subject.labels is None else _nearest(subject.labels, ratio, offset, grid.shape)
+    images = np.stack([resample(image, ratio, offset, grid.shape) for image in subject.images])
+    mask = resample(subject.foreground.astype(np.float32), ratio, offset, grid.shape) >= 0.5
+    labels = None if subject.labels is None else nearest(subject.labels, ratio, offset, grid.shape)
     affine = subject.affine.copy()
     affine[:3, :3] = subject.affine[:3, :3] * ratio
     affine[:3, 3] = (subject.affine @ [*offset, 1.0])[:3]
     return images, labels, mask, affine, _cropped(subject.foreground, ratio, offset, grid.shape)
-
-
-def _resample(image: np.ndarray, ratio: np.ndarray, offset: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Trilinear, with a Gaussian before downsampling whose width makes up for the larger voxel (FWHM^2 = new^2 - old^2)."""
-    if (ratio == 1.0).all():
-        return _shift(image, offset.astype(int), shape)
-    sigma = np.sqrt(np.maximum(ratio**2 - 1, 0)) / FWHM_PER_SIGMA
-    smooth = ndimage.gaussian_filter(image, sigma) if sigma.any() else image
-    return ndimage.affine_transform(smooth, ratio, offset, tuple(shape), order=1, mode="constant", cval=0.0)
-
-
-def _nearest(labels: np.ndarray, ratio: np.ndarray, offset: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    return ndimage.affine_transform(labels, ratio, offset, tuple(shape), order=0, mode="constant", cval=0)
-
-
-def _shift(image: np.ndarray, offset: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Crop or pad by whole voxels, bit for bit."""
-    result = np.zeros(tuple(shape), dtype=image.dtype)
-    source = [slice(max(0, o), min(n, o + s)) for o, n, s in zip(offset, image.shape, shape, strict=True)]
-    target = [slice(s.start - o, s.stop - o) for s, o in zip(source, offset, strict=True)]
-    if all(s.stop > s.start for s in source):
-        result[tuple(target)] = image[tuple(source)]
-    return result
 
 
 def _cropped(mask: np.ndarray, ratio: np.ndarray, offset: np.ndarray, shape: Sequence[int]) -> float:
