@@ -36,7 +36,8 @@ ORDER = (
     *("training_curves", "tumour_figures", "tumour_panel", "anatomy_figures", "quality_vs_seconds", "ablation_figure"),
     *("trust", "tables", "figures", "document", "data_page", "page", "report", "overhead", "redraw", "reference"),
     *("clocks", "sizes", "timing", "official_networks", "official", "bench", "unit_costs", "planned", "forecast"),
-    *("plan_text", "plan", "given", "placing", "doubts", "preview", "reconstruction", "example", "cli"),
+    *("plan_text", "plan", "given", "placing", "doubts", "preview", "reconstruction", "example"),
+    *("own_grid", "own", "own_evaluate", "cli"),
 )
 SOURCES = sorted((ROOT / "xdiff").rglob("*.py"))
 
