@@ -161,7 +161,8 @@ def text(folder: Path) -> str:
     psnr = numbers[(numbers["metric"] == "psnr") & (numbers["region"] == "unseen")]
     paired = tables.read_paired(folder / "paired.tsv")
     gains = paired[(paired["reference"] == "gaussian") & (paired["region"] == "unseen") & ~is_reference(paired)]
-    parts = ["PSNR (dB) in what was not given, mean over the test patients [95 % interval over patients]", *_lines(psnr)]
+    frames = " and ".join(sorted(psnr["frame"].unique()))
+    parts = [f"PSNR (dB) in what was not given, frame {frames}: mean over the test patients [95 % interval]", *_lines(psnr)]
     if len(gains):
         parts += ["", "the same patients: gain over gaussian (dB)", *_lines(gains)]
     n = int(psnr["n"].min())
