@@ -11,18 +11,22 @@ import pandas as pd
 import pytest
 import yaml
 from displaced_heads import head
+from slices_in_hand import AFFINE as SLICE_AFFINE
 from slices_in_hand import write_slices
 
 from xdiff import own
+from xdiff.checkpoint import read_weights
 from xdiff.cli import main as xdiff
-from xdiff.config import load_config
+from xdiff.config import MethodEntry, load_config
 from xdiff.data.split import read_split
+from xdiff.data.store import Store
 from xdiff.errors import InputError
 from xdiff.own import LEARNED, Request, method_entry, split_rule
 from xdiff.own_evaluate import parse_factors
 from xdiff.plain import from_dict
 from xdiff.reconstruction import reconstruct
 from xdiff.tables import read_main
+from xdiff.train import train as train_method
 from xdiff.volumes import write_volume
 
 SMALL = {"cases": 24, "voxels": 500, "steps": 40, "width": 16, "warped_rows": 0}
@@ -125,7 +129,6 @@ def test_what_cannot_be_trained_is_refused(request_: Request, said: str) -> None
 @pytest.mark.parametrize("method", LEARNED)
 def test_parameters_are_those_of_the_method(method: str) -> None:
     """An entry that the method's own settings refuse would be found after the preprocessing."""
-    from xdiff.config import MethodEntry
     from xdiff.forecast import settings_of
 
     core, settings = settings_of(from_dict(MethodEntry, method_entry(Request(Path(), method, 12))))
@@ -171,8 +174,9 @@ def test_it_is_printed_with_the_number_of_patients(
     trained: Path, folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     out = Path(shutil.copytree(trained, tmp_path / "own"))
-    xdiff(["evaluate", str(folder), "--out", str(out), "--given", "K=1"])  # for which linear has no row at all
+    xdiff(["evaluate", str(folder), "--out", str(out), "--given", "K=1,15"])  # linear has no row at all
     told = capsys.readouterr().out
+    assert "left out: axial, uniform, K = 15: sub-" in told
     value = f"{psnr(out)['gaussian_local', 'axial', 1]:.2f} ["
     assert any(line.startswith("gaussian_local") and value in line for line in told.splitlines())
     assert "gain over gaussian" in told and "2 test patients: too few" in told
@@ -194,6 +198,14 @@ def test_without_a_model_there_is_nothing_to_evaluate(folder: Path, tmp_path: Pa
         xdiff(["evaluate", str(folder), "--out", str(tmp_path)])
 
 
+def test_a_folder_that_has_changed_since_is_evaluated_as_it_was_trained_on(trained: Path, folder: Path, tmp_path: Path) -> None:
+    """Another patient would be another split: patients that were trained on could be tested."""
+    more = write_cohort(Path(shutil.copytree(folder, tmp_path / "my heads")), 13)
+    out = Path(shutil.copytree(trained, tmp_path / "own"))
+    xdiff(["evaluate", str(more), "--out", str(out), "--given", "K=5"])
+    assert psnr(out)["gaussian_local", "axial", 5] == pytest.approx(psnr(trained)["gaussian_local", "axial", 5])
+
+
 def test_a_model_of_other_contrasts_is_refused(trained: Path, folder: Path, tmp_path: Path) -> None:
     wrong = Path(shutil.copytree(weights_of(trained), tmp_path / "wrong"))
     config = json.loads((wrong / "config.json").read_text())
@@ -212,12 +224,31 @@ def test_what_cannot_be_given_is_refused(words: list[str]) -> None:
 
 
 def test_the_trained_model_makes_a_volume_of_a_slice(trained: Path, tmp_path: Path) -> None:
-    truth = 500 * head(40)[0]  # of nobody in the cohort
-    given = write_slices(tmp_path / "slice.nii.gz", truth, 2, [14])
+    truth = 500 * head(40, (1, 0, -2))[0]  # of nobody in the cohort, and nobody says where it lies
+    given = write_slices(tmp_path / "slice.nii.gz", truth, 2, [11])
     made = reconstruct(given, weights_of(trained, "gaussian_local_posed"))
     about = made.sidecar["out_of_distribution"]
     assert 0 < about["score"] < about["threshold"] < 1 and not about["forced"]
-    assert made.volume.max() == pytest.approx(truth.max(), rel=0.5)
+    offset = np.round((np.linalg.inv(SLICE_AFFINE) @ made.affine)[:3, 3]).astype(int)
+    room = np.pad(truth, 16)
+    start = offset + 16
+    there = room[tuple(slice(a, a + n) for a, n in zip(start, made.volume.shape, strict=True))]
+    inside = there > 0
+    assert np.corrcoef(made.volume[inside], there[inside])[0, 1] > 0.7
+    assert np.sqrt(np.mean((made.volume - there)[inside] ** 2)) < 0.25 * there[inside].mean()
+
+
+def test_the_posed_model_is_the_trained_one_not_another(trained: Path, tmp_path: Path) -> None:
+    """Its weights are taken as they are, and no other weights in their place."""
+    folder, posed = weights_of(trained), weights_of(trained, "gaussian_local_posed")
+    tensors, config = read_weights(posed)
+    for name, array in read_weights(folder)[0].items():
+        np.testing.assert_array_equal(tensors[f"inner.{name}"], array)
+    assert "pose.rows" not in tensors  # heads of a centred store are not moved: one set of training volumes serves both
+    data = trained / "data" / "my-heads"
+    entry = MethodEntry(own.POSED, {**config["params"], "weights_sha256": "0" * 64})
+    with pytest.raises(InputError, match="weights of sha256"):
+        train_method("posed", entry, Store(data / "2mm"), read_split(data / "split.tsv"), tmp_path / "posed")
 
 
 def test_several_contrasts_have_no_posed_model(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

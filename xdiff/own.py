@@ -302,7 +302,9 @@ def _next(own: Own, args: argparse.Namespace, made: Sequence[Path]) -> list[str]
     lines.append(f"xdiff evaluate {args.folder} --given K=1,5{option}")
     if made[-1].name.endswith("_posed"):
         return [*lines, f"xdiff reconstruct --given slice.nii.gz --model {made[-1]} --out volume.nii.gz"]
-    return [*lines, "xdiff reconstruct takes models of one contrast, all sections resampled: --contrasts NAME trains one"]
+    if own.config.grids[own.config.run.grids[0]].native_axis:
+        return [*lines, "xdiff reconstruct needs a model of isotropic voxels: none was made of sections as thick as these"]
+    return [*lines, "xdiff reconstruct needs a model of one contrast: --contrasts NAME trains one"]
 
 
 if __name__ == "__main__":

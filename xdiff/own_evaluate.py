@@ -37,6 +37,7 @@ from xdiff.plan_text import aligned
 from xdiff.sample import sample
 
 FACTORS = ("K", "axis", "policy", "thickness_mm", "contrasts_given")
+POINT = ["K", "axis", "policy", "reason"]  # columns of skipped.tsv
 FEW_TESTED = 5
 
 
@@ -122,10 +123,11 @@ def evaluate_own(config: Config, models: Sequence[Model], out: Path) -> Path:
     """Reconstruct and score the test side with the trivial rows and the models; the folder of tables."""
     (name,), (grid,) = config.run.cohorts, config.run.grids
     split_file = out / "data" / name / "split.tsv"
-    is_split = split_file.exists()  # by `xdiff train`: patients that a model has seen must not become test patients
+    # what `xdiff train` made stays, whatever has become of the folder: patients that a model has seen must not be tested
+    there = {"split": split_file.exists(), "preprocess": (out / "data" / name / grid / "dataset.json").exists()}
 
     def wanted(step: bench.Step) -> bool:
-        return step.stage != "collect" and not (step.stage == "split" and is_split)
+        return step.stage != "collect" and not there.get(step.stage, False)
 
     bench.run(config, out, None, float("inf"), wanted)
     store, split = Store(out / "data" / name / grid), read_split(split_file)
@@ -165,10 +167,18 @@ def text(folder: Path) -> str:
     parts = [f"PSNR (dB) in what was not given, frame {frames}: mean over the test patients [95 % interval]", *_lines(psnr)]
     if len(gains):
         parts += ["", "the same patients: gain over gaussian (dB)", *_lines(gains)]
+    parts += _left_out(folder.parent / "metrics" / "skipped.tsv")
     n = int(psnr["n"].min())
     if n < FEW_TESTED:
         parts += ["", f"{n} test patients: too few to say what the next one will be like"]
     return "\n".join(parts)
+
+
+def _left_out(path: Path) -> list[str]:
+    """What could not be given, and why, each once."""
+    skipped = pd.read_csv(path, sep="\t", dtype=str)
+    seen = {f"left out: {axis}, {policy}, K = {k}: {why}" for k, axis, policy, why in skipped[POINT].itertuples(index=False)}
+    return ["", *sorted(seen)] if seen else []
 
 
 def _lines(rows: pd.DataFrame) -> list[str]:
