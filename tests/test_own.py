@@ -104,7 +104,11 @@ def test_bad_subjects_stop_it_unless_they_are_left_out(folder: Path, tmp_path: P
         train(bad, tmp_path / "own", "--dry-run")
     assert "! " in capsys.readouterr().out  # the page of `xdiff check`
     train(bad, tmp_path / "own", "--dry-run", "--leave-out")
-    assert "left out: sub-03" in capsys.readouterr().out
+    assert "left out: sub-03\n" in capsys.readouterr().out
+    train(bad, tmp_path / "own", "--dry-run", "--exclude", "sub-03", "sub-05")
+    assert "left out: sub-03, sub-05\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="--exclude.*sub-77"):
+        train(bad, tmp_path / "own", "--dry-run", "--exclude", "sub-77")
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ LEARNED = {  # as preset real-brains-48 has them
 class Request:
     """What is asked: a folder of volumes, a method of LEARNED, minutes of training its network, `params` over the method's own,
     and what overrides what is found: the cohort's name, spacing_mm (0: chosen), layout, contrasts, whether bad subjects are left
-    out."""
+    out, others to leave out."""
 
     folder: Path
     method: str = "xdiff"
@@ -81,6 +81,7 @@ class Request:
     layout: str = "auto"
     contrasts: tuple[str, ...] = ()
     leave_out: bool = False
+    exclude: tuple[str, ...] = ()
 
 
 # What is there --------------------------------------------------------------------------------------------------------
@@ -90,21 +91,25 @@ def find_cohort(request: Request) -> tuple[str, dict[str, Any], Findings]:
     """Name and entry of the cohort in the folder, and what was found there.
 
     Raises InputError for fewer than LEAST_PATIENTS usable patients, and where something would stop the pipeline, which is then
-    printed as `xdiff check` does; with `leave_out` subjects with such problems are left out.
+    printed as `xdiff check` does; with `leave_out` subjects with such problems are left out, and those of `exclude` anyway.
     """
     folder = request.folder.resolve()
     findings = check(folder, request.layout, request.contrasts)
     ((name, entry),) = as_data(findings)["config"]["cohorts"].items()
+    unknown = sorted(set(request.exclude) - {files.subject for files in findings.subjects})
+    if unknown:
+        raise InputError("--exclude", unknown, f"subjects of {folder}, such as {findings.subjects[0].subject}")
+    entry["exclude"] = sorted({*entry.get("exclude", ()), *request.exclude})
     patients = {patient_of(files.subject) for files in usable(findings, entry)}
-    few, stops = len(patients) < LEAST_PATIENTS, findings.stops and not request.leave_out
-    if findings.stops and (few or stops):
+    stopping = [p for p in findings.problems if p.stops and p.subject not in request.exclude and not request.leave_out]
+    few = len(patients) < LEAST_PATIENTS
+    if findings.stops and (few or stopping):
         print(text_of(as_data(findings)))
     if few:
         raise InputError(folder, f"{len(patients)} usable patient(s)", f"at least {LEAST_PATIENTS}: to train, validate and test")
-    if stops:
-        stopping = [problem for problem in findings.problems if problem.stops]
+    if stopping:
         found = f"{len(stopping)} problem(s) that would stop the pipeline, the first {stopping[0].where}: {stopping[0].found}"
-        raise InputError(folder, found, "none; mend the files, or go on without these subjects: --leave-out")
+        raise InputError(folder, found, "none; mend the files, or go on without these subjects: --leave-out, --exclude")
     entry["split"] = split_rule(len(patients))
     if request.name:
         entry["root"] = folder.name
@@ -113,7 +118,7 @@ def find_cohort(request: Request) -> tuple[str, dict[str, Any], Findings]:
 
 def usable(findings: Findings, entry: Mapping[str, Any]) -> list[Files]:
     """The subjects but for those that the entry leaves out."""
-    return [files for files in findings.subjects if files.subject not in entry.get("exclude", ())]
+    return [files for files in findings.subjects if files.subject not in entry["exclude"]]
 
 
 def split_rule(patients: int) -> dict[str, int]:
@@ -191,7 +196,7 @@ def prepare(request: Request, out: Path | None = None) -> Own:
     data = configuration(request.folder, (name, entry), (name_of(grid), plain), method)
     patients = len({patient_of(files.subject) for files in subjects})
     print(f"{name}: {len(subjects)} visits of {patients} patients, {', '.join(entry['contrasts'])}, layout {entry['layout']}")
-    if entry.get("exclude"):
+    if entry["exclude"]:
         print(f"left out: {', '.join(entry['exclude'])}")
     print(f"array: {described(grid, found)} (--spacing MM for another)")
     own = Own(data, from_dict(Config, data), out_of(name, out))
@@ -264,7 +269,8 @@ def add_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="", help="of the cohort, as results are labelled (the folder's)")
     parser.add_argument("--layout", default="auto", help=f"auto, {', '.join(RECOGNISERS)}")
     parser.add_argument("--contrasts", nargs="+", default=(), help="file suffixes, such as T1w; those most subjects have")
-    parser.add_argument("--leave-out", action="store_true", help="go on without subjects that cannot be used")
+    parser.add_argument("--leave-out", action="store_true", help="go on without the subjects that `xdiff check` cannot use")
+    parser.add_argument("--exclude", nargs="+", default=(), metavar="SUBJECT", help="go on without these")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -283,7 +289,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     budget = f"stop after this long with exit status {harness.UNFINISHED}; the same command goes on"
     parser.add_argument("--budget", type=float, default=float("inf"), metavar="MINUTES", help=budget)
     args = parser.parse_args(argv)
-    found = args.layout, tuple(args.contrasts), args.leave_out
+    found = args.layout, tuple(args.contrasts), args.leave_out, tuple(args.exclude)
     request = Request(args.folder, args.method, args.minutes, args.params, args.name, args.spacing, *found)
     own = prepare(request, args.out)
     if args.dry_run:

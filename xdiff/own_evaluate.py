@@ -209,7 +209,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", nargs="+", type=Path, default=[], metavar="WEIGHTS", help="weights folders (the folder's own)")
     args = parser.parse_args(argv)
     sweep = parse_factors(args.given)
-    request = Request(args.folder, "", 0, {}, args.name, 0, args.layout, tuple(args.contrasts), args.leave_out)
+    found = args.layout, tuple(args.contrasts), args.leave_out, tuple(args.exclude)
+    request = Request(args.folder, "", 0, {}, args.name, 0, *found)
     out = out_of(args.name or cohort_name(args.folder.resolve()), args.out)
     if not args.model and not (out / CONFIG).exists():
         raise InputError(out / CONFIG, "no such file", f"`xdiff train {args.folder}` before, or --model WEIGHTS")
