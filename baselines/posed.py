@@ -36,12 +36,15 @@ INNER, POSE = "inner.", "pose."  # in front of the tensors' names
 @dataclass(frozen=True)
 class Settings:
     """module and params: the method's; poses: how many of the likeliest `mean` goes over; max_volumes: most training volumes of
-    the pose model."""
+    the pose model. weights: folder of the method's own, trained on the same data, which are then taken instead of training it
+    again; weights_sha256: theirs, so that others mean another training."""
 
     module: str
     params: dict[str, Any] = field(default_factory=dict)
     poses: int = 8
     max_volumes: int = 60
+    weights: str = ""
+    weights_sha256: str = ""
 
     def __post_init__(self) -> None:
         if self.poses < 1:
@@ -55,13 +58,25 @@ def train(store: Store, split: Split, params: dict, workdir: Path) -> Tensors:
     """Train the method and fit the pose model on centred training and validation volumes; no other is read."""
     settings = from_dict(Settings, params, "methods.*.params")
     centred = CentredStore(store, split.side("train") + split.side("val"))
-    module = settings.load_module()
-    inner = module.train(centred, split, settings.params, workdir) if hasattr(module, "train") else {}
+    inner = _inner(settings, store, centred, split, workdir)
     pose = fit_pose(centred, split.side("train"), settings.max_volumes)
     tensors = {**_named(INNER, inner), **_named(POSE, to_tensors(pose))}
     rows = gaussian_fit.to_tensors(pose.linear)["rows"]
     if "rows" not in inner or not np.array_equal(inner["rows"], rows):  # most methods keep the same ones: once is enough
         tensors[f"{POSE}rows"] = rows
+    return tensors
+
+
+def _inner(settings: Settings, store: Store, centred: CentredStore, split: Split, workdir: Path) -> Tensors:
+    """The method's own weights: trained now, or those that are named."""
+    if not settings.weights:
+        module = settings.load_module()
+        return module.train(centred, split, settings.params, workdir) if hasattr(module, "train") else {}
+    tensors, config = read_weights(Path(settings.weights))
+    wanted = {"module": settings.module, "params": settings.params, "sha256": settings.weights_sha256, "frame": centred.frame}
+    for key, value in {**wanted, "data": store.fingerprint, "split": split.sha}.items():
+        if config[key] != value:
+            raise InputError(settings.weights, f"weights of {key} {config[key]}", value)
     return tensors
 
 

@@ -37,7 +37,7 @@ ORDER = (
     *("trust", "tables", "figures", "document", "data_page", "page", "report", "overhead", "redraw", "reference"),
     *("clocks", "sizes", "timing", "official_networks", "official", "bench", "unit_costs", "planned", "forecast"),
     *("plan_text", "plan", "given", "placing", "doubts", "preview", "reconstruction", "example", "model_card", "export"),
-    *("viewer", "cli"),
+    *("viewer", "own_grid", "own", "own_evaluate", "cli"),
 )
 SOURCES = sorted((ROOT / "xdiff").rglob("*.py"))
 

@@ -78,6 +78,14 @@ def test_the_same_volumes_are_kept_once(scanner: Prepared, weights: Path, tmp_pa
     assert (len(fewer["pose.rows"]), len(fewer["inner.rows"])) == (4, len(scanner.split.side("train")))
 
 
+def test_heads_of_a_centred_store_stay_where_they_are(heads: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those half a voxel off the middle, too: weights trained on that store expect them there."""
+    monkeypatch.setattr(CentredStore, "place", lambda self, subject: np.array([0.5, -0.5, 0.0]))
+    subject = heads.split.side("train")[0]
+    centred = CentredStore(heads.store, [subject])
+    np.testing.assert_array_equal(centred.volume(subject), heads.store.volume(subject))
+
+
 def test_a_core_of_centred_volumes_is_not_taken_for_one_of_scanner_volumes(scanner: Prepared, tmp_path: Path) -> None:
     small = {"cases": 12, "voxels": 100, "steps": 3, "width": 8}
     local = MethodEntry("baselines.gaussian_local", small)

@@ -282,7 +282,9 @@ def _times(rows: pd.DataFrame) -> tuple[list[Cell], str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write ablation.tsv and ablation.md into the folder `--out`; InputError where the long table has no ablation."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="xdiff ablation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--metrics", type=Path, required=True, help="results/metrics/all.tsv")
     parser.add_argument("--out", type=Path, required=True, help="folder of the tables")
     args = parser.parse_args(argv)

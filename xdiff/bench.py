@@ -113,8 +113,13 @@ def steps(config: Config) -> Iterator[Step]:
     yield Step("collect")
 
 
-def tasks(config: Config, out: Path, data_root: Path | None) -> Iterator[Task]:
-    """The steps with what does them: some of them in several tasks, as the workflow has rules."""
+def every(step: Step) -> bool:
+    """All steps are wanted."""
+    return True
+
+
+def tasks(config: Config, out: Path, data_root: Path | None, wanted: Callable[[Step], bool] = every) -> Iterator[Task]:
+    """The steps that are wanted with what does them: some of them in several tasks, as the workflow has rules."""
     made = {
         "split": lambda cohort: _split_tasks(config, cohort, out, data_root),
         "preprocess": lambda cohort, grid: _preprocess_tasks(config, cohort, grid, out, data_root),
@@ -124,7 +129,7 @@ def tasks(config: Config, out: Path, data_root: Path | None) -> Iterator[Task]:
         "segment": lambda *job: _segment_tasks(config, Job(*job), out),
         "collect": lambda: _final_tasks(config, out),
     }
-    for step in steps(config):
+    for step in filter(wanted, steps(config)):
         yield from made[step.stage](*step.at)
 
 
@@ -308,12 +313,12 @@ def _do(task: Task, out: Path) -> None:
         task.call()
 
 
-def run(config: Config, out: Path, data_root: Path | None, budget_min: float) -> bool:
-    """Do the tasks; False where the budget ended before they did. What is finished is not done again."""
+def run(config: Config, out: Path, data_root: Path | None, budget_min: float, wanted: Callable[[Step], bool] = every) -> bool:
+    """Do the tasks; False where the budget ended before they did. What is finished is not done again. wanted: of which steps."""
     if config.run.shards != 1:
         raise InputError("run.shards", config.run.shards, "1: bench is one process")
     with time_budget(budget_min):
-        for task in tasks(config, out, data_root):
+        for task in tasks(config, out, data_root, wanted):
             if time_left_s() <= 0:
                 print(f"bench: budget of {budget_min:g} min spent before {task.name!r}; the same command goes on")
                 return False

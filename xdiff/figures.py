@@ -204,7 +204,9 @@ def all_figures(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the figures and captions.json into the folder `--out`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="xdiff figures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--metrics", type=Path, required=True, help="results/metrics/all.tsv")
     parser.add_argument("--panel", type=Path, help="results/metrics/panel.npz: truth and reconstructions to look at")
     parser.add_argument(

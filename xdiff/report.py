@@ -136,7 +136,9 @@ def kept_ledger(about: Mapping[str, Any]) -> pd.DataFrame | None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the page, or print the ledger."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="xdiff report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--ledger", type=Path, help="print what every rule took, from this folder of benchmarks, and stop")
     parser.add_argument("--tables", type=Path, help="folder with main.tsv, paired.tsv, posterior.tsv, ablation.tsv")
     parser.add_argument("--figures", type=Path, help="folder with captions.json and the PNG files")

@@ -171,7 +171,9 @@ def latex(parts: list[tuple[str, list[Table]]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the tables that the head of this file names into the folder `--out`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="xdiff tables", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--metrics", type=Path, required=True, help="results/metrics/all.tsv")
     parser.add_argument("--out", type=Path, required=True, help="folder of the tables")
     parser.add_argument("--skipped", type=Path, help="points left out, to list them under the tables")

@@ -16,12 +16,14 @@ from xdiff.planes import shifted
 
 class CentredStore(Store):
     """The volumes of `subjects`, moved by whole voxels so that the foreground's box is in the middle of the array (to half a
-    voxel). No other subject can be read: where a test head lies is what is to be found. Its fingerprint is its own."""
+    voxel); of a store of frame `centred`, in which they are there already, not moved. No other subject can be read: where a test
+    head lies is what is to be found. Its fingerprint is its own."""
 
     def __init__(self, store: Store, subjects: Sequence[str]) -> None:
         super().__init__(store.folder)
         self._readable = sorted(subjects)
         self._places: dict[str, np.ndarray] = {}
+        self._still = store.frame == "centred"  # half a voxel must not become a whole one, away from weights of that store
         self.frame = "centred"
         self.fingerprint = digest([store.fingerprint, "centred", self._readable])
         self.info = {**self.info, "frame": self.frame, "fingerprint": self.fingerprint}
@@ -41,7 +43,7 @@ class CentredStore(Store):
 
     def moved_by(self, subject: str) -> tuple[int, int, int]:
         """Whole voxels that this view moves a subject by."""
-        return tuple((-np.floor(self.place(subject) + 0.5)).astype(int).tolist())
+        return (0, 0, 0) if self._still else tuple((-np.floor(self.place(subject) + 0.5)).astype(int).tolist())
 
     def sidecar(self, subject: str) -> dict:
         by, record = self.moved_by(subject), super().sidecar(subject)

@@ -305,9 +305,14 @@ def _counts(values: Iterable[Any]) -> dict[str, int]:
     return {str(value): n for value, n in Counter(values).most_common()}
 
 
+def cohort_name(folder: Path) -> str:
+    """What a folder's cohort is called: its own name, in letters that a path and a wildcard can have."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", folder.name)
+
+
 def _config(findings: Findings) -> dict[str, Any]:
     """What goes into mine.yaml: the cohort's entry but for what is the default, and a run of it."""
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", findings.folder.name)
+    name = cohort_name(findings.folder)
     cohort = findings.cohort
     entry: dict[str, Any] = {"layout": cohort.layout, "contrasts": list(cohort.contrasts), "foreground": cohort.foreground}
     if name != findings.folder.name:
