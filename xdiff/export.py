@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from xdiff.checkpoint import CONFIG, Tensors, read_weights, write_weights
-from xdiff.compact import EVEN, compress, is_compressed, projected
+from xdiff.compact import EVEN, ODD, compress, is_compressed, projected
 from xdiff.config import MethodEntry
 from xdiff.data.split import Split, read_split
 from xdiff.data.store import Store
 from xdiff.errors import InputError
 from xdiff.metrics.core import by_region, regions
 from xdiff.model_card import card
+from xdiff.models import spacing_of
 from xdiff.observation import Point, choose_planes, observe
 from xdiff.out_of_distribution import calibrate
 from xdiff.placing import searching
@@ -101,13 +102,7 @@ def _check(weights: Path, tensors: Tensors, config: dict, store: Store, split: S
 
 def _usual(weights: Path, config: dict) -> dict[str, Any]:
     """Threshold of the out-of-distribution score, from training volumes each left out of the pose model."""
-    model = load_module(MethodEntry(config["module"], config["params"])).load(weights).model
-    return calibrate(model, config["contrasts"], _spacing(config), config["norm"])
-
-
-def _spacing(config: dict) -> tuple[float, float, float]:
-    spacing = config["spacing_mm"]
-    return (float(spacing),) * 3 if isinstance(spacing, int | float) else tuple(spacing)
+    return calibrate(_load(weights).model, config["contrasts"], spacing_of(config), config["norm"])
 
 
 def _compression(packed: Tensors, source_sha256: str, packing: Packing, store: Store, split: Split) -> dict[str, Any]:
@@ -119,7 +114,7 @@ def _compression(packed: Tensors, source_sha256: str, packing: Packing, store: S
     return {
         "components": packing.components,
         "step": packing.step,
-        **{parity.strip("."): len(packed[f"basis{parity}.steps"]) for parity in (EVEN, ".odd")},
+        **{parity.strip("."): len(packed[f"basis{parity}.steps"]) for parity in (EVEN, ODD)},
         "source_sha256": source_sha256,
         "recovered_db": recovered,
     }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -24,6 +26,12 @@ def find_model(name_or_path: str | Path) -> Path:
         return shipped
     names = ", ".join(names_of(SHIPPED)) or "none"
     raise InputError(path, f"no {CONFIG} in it, and no shipped model of this name", f"a weights folder, or one of: {names}")
+
+
+def spacing_of(config: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Spacing (3,) in mm of a model's array, of which its config says one number where all are equal."""
+    spacing = config["spacing_mm"]
+    return (float(spacing),) * 3 if isinstance(spacing, int | float) else tuple(spacing)
 
 
 def names_of(folder: Path) -> list[str]:

@@ -9,11 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from xdiff.panel import GIVEN
+from xdiff.panel import GIVEN, VIEWS
 from xdiff.planes import AXES, Plane, upright
 from xdiff.whole_file import whole_file
 
-VIEWS = ("axial", "coronal", "sagittal")
 CELL_IN = 2.2
 DPI = 120
 

@@ -26,7 +26,7 @@ from xdiff.config import MethodEntry
 from xdiff.doubts import Verdict, judge
 from xdiff.errors import InputError
 from xdiff.given import VIEWS, Given, Reading, read_given
-from xdiff.models import find_model
+from xdiff.models import find_model, spacing_of
 from xdiff.observation import Observation
 from xdiff.placing import Array, around, observe_given, searching
 from xdiff.planes import AXES, AXIS_NAMES
@@ -154,7 +154,7 @@ class Found:
 
 def locate(files: Sequence[Given], config: dict, method: Any, at_mm: float | None, weights: Path) -> Found:
     """Where the anatomy lies: estimated by a model that can, else as `at_mm` says. Raises InputError where neither does."""
-    array = around(files, config["shape"], _spacing(config), at_mm)
+    array = around(files, config["shape"], spacing_of(config), at_mm)
     contrast, frame = config["contrasts"][0], config["frame"]
     observation = observe_given(files, array, contrast, frame)
     threshold = config.get("out_of_distribution", {}).get("threshold")
@@ -170,11 +170,6 @@ def locate(files: Sequence[Given], config: dict, method: Any, at_mm: float | Non
     array = array.moved(pose.shift)
     method.model = Located(pose.about(pose.shift))
     return Found(array, observe_given(files, array, contrast, frame), method, verdict, pose.std_mm.round(2).tolist())
-
-
-def _spacing(config: dict) -> tuple[float, float, float]:
-    spacing = config["spacing_mm"]
-    return (float(spacing),) * 3 if isinstance(spacing, int | float) else tuple(spacing)
 
 
 def _about_model(config: dict, weights: Path) -> dict:
